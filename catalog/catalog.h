@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The catalog: what is where. One SQLite database a store; all SQL lives behind this header.
+ *
+ * A handle is one connection and belongs to one thread at a time; open as many as there are threads (a handle costs about 100 KiB and half a
+ * millisecond). A handle must not cross a fork. Nobody else may open the database file in the same process by other means (POSIX locks would drop).
+ *
+ * Reading needs no transaction. Changing does: catalog_begin() … catalog_commit(). begin takes the store's own lock (flock on
+ * locks/catalog) before SQLite's: SQLite up to 3.51.2 can corrupt a database in WAL mode when one connection checkpoints while another
+ * commits, so automatic checkpoints are off and ours happen under that lock only. Commits are synchronous=FULL: durable on return (R1).
+ *
+ * The catalog never touches a data byte, and doesn't know what a chunk holds: callers make sure that bytes are durable before the transaction
+ * that names them commits (R2).
+ *
+ * Every row read is checked before it is believed: -EBADMSG with the table's name, never a crash, on whatever the file may hold.
+ *
+ * How content is kept: `map` has the live content of each disk, in pages of CATALOG_PAGE_ENTRIES chunks a row. `past` has, for every chunk that was changed while an image could see its
+ * former state, that state and the generation until which it held. An image of generation g reads a chunk from the `past` row with the least
+ * `until` > g that mentions it, else from `map`. So an image costs one row, reading the newest is nearly as fast as the live content, and
+ * deleting one looks only at what changed between its neighbours (R9).
+ */
+#ifndef WHERRY_CATALOG_CATALOG_H
+#define WHERRY_CATALOG_CATALOG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/failure.h"
+
+#ifndef CATALOG_PAGE_ENTRIES
+#define CATALOG_PAGE_ENTRIES 256 /* docs/decisions.md: measured against 64 … 1024 */
+#endif
+
+enum {
+	CATALOG_NAME_BYTES = 64,
+	CATALOG_UUID_BYTES = 16,
+	CATALOG_DIGEST_BYTES = 32,
+	CATALOG_KEY_BYTES = 32,
+	CATALOG_FINGERPRINT_BYTES = 16,
+	CATALOG_FORMAT = 1,
+};
+
+struct catalog;
+
+/* Makes STORE/catalog.db, which must not exist. Durable on return, its name in the folder too. */
+int catalog_create(const char *store_path, uint32_t chunk_bytes, struct failure *failure);
+
+/*
+ * Opens STORE/catalog.db. read_only also works on a read-only file system, but only while the write-ahead log is empty there. locks_fd is borrowed: the folder
+ * with the lock file; it must stay open as long as the handle.
+ */
+int catalog_open(const char *store_path, int locks_fd, bool read_only, struct catalog **ret_catalog,
+		 struct failure *failure);
+/* Rolls back what was not committed. Moves the write-ahead log into the database if nobody else is at it. NULL is fine. */
+void catalog_close(struct catalog *catalog);
+
+/* -EBUSY after two minutes of waiting for another writer. Not nested. */
+int catalog_begin(struct catalog *catalog, struct failure *failure);
+/* Durable on return. On failure everything is rolled back, the lock released. */
+int catalog_commit(struct catalog *catalog, struct failure *failure);
+void catalog_rollback(struct catalog *catalog); /* no transaction: nothing happens */
+
+/* A number that differs if any other connection committed since the last call on this handle. */
+int catalog_data_version(struct catalog *catalog, int64_t *ret_version, struct failure *failure);
+
+/* Bytes of the database file and of its write-ahead log. */
+int catalog_size(struct catalog *catalog, uint64_t *ret_bytes, struct failure *failure);
+
+/* ---- disks ---- */
+
+enum catalog_state { CATALOG_ALIVE = 0, CATALOG_GOING = 1 /* invisible; what it held is being given back */ };
+
+struct catalog_disk {
+	int64_t id; /* from 1, never used again; below 2^22 */
+	uint8_t uuid[CATALOG_UUID_BYTES];
+	char name[CATALOG_NAME_BYTES];
+	uint64_t size_bytes;
+	uint32_t sector_bytes;
+	uint32_t generation; /* of live content, from 1 */
+	enum catalog_state state;
+	uint32_t keep; /* 0: no policy */
+	int level;     /* -1: default */
+	uint64_t limit_bytes_per_second;
+	char *mirror_of; /* or NULL */
+	uint8_t fingerprint_key[CATALOG_KEY_BYTES];
+	uint64_t log_sequence; /* of its newest log entry */
+	uint8_t log_head[CATALOG_DIGEST_BYTES];
+	int64_t created_at;
+	uint32_t next_image;
+	uint32_t next_round;
+	uint64_t changed_bytes; /* since the newest image */
+	uint32_t content_round; /* live content is what this round left when it was done; 0: something else wrote since */
+};
+void catalog_disk_release(struct catalog_disk *disk);
+
+/* Fills in id. -EEXIST when an alive disk has that name. In a transaction. */
+int catalog_disk_insert(struct catalog *catalog, struct catalog_disk *disk, struct failure *failure);
+/* Writes all fields of the row with disk->id. In a transaction. */
+int catalog_disk_update(struct catalog *catalog, const struct catalog_disk *disk, struct failure *failure);
+/* Alive ones. -ENOENT without a message: the caller knows what was asked for. */
+int catalog_disk_find(struct catalog *catalog, const char *name, struct catalog_disk *ret_disk,
+		      struct failure *failure);
+int catalog_disk_get(struct catalog *catalog, int64_t id, struct catalog_disk *ret_disk, struct failure *failure);
+/* Sorted by name. Caller releases each and frees the list. */
+int catalog_disk_list(struct catalog *catalog, enum catalog_state state, struct catalog_disk **ret_list,
+		      size_t *ret_count, struct failure *failure);
+
+/* ---- images ---- */
+
+struct catalog_image {
+	int64_t disk;
+	uint32_t number;
+	uint32_t generation;
+	enum catalog_state state;
+	int64_t created_at;
+	uint64_t size_bytes;
+	uint64_t changed_bytes;
+	char *label; /* or NULL */
+	bool pinned;
+	uint8_t consistency;
+	uint32_t round; /* 0: none */
+	char *details;	/* or NULL */
+};
+void catalog_image_release(struct catalog_image *image);
+
+/* In a transaction. The caller bumps the disk's generation in the same one. */
+int catalog_image_insert(struct catalog *catalog, const struct catalog_image *image, struct failure *failure);
+int catalog_image_update(struct catalog *catalog, const struct catalog_image *image, struct failure *failure);
+int catalog_image_get(struct catalog *catalog, int64_t disk, uint32_t number, struct catalog_image *ret_image,
+		      struct failure *failure); /* alive; -ENOENT without a message */
+/* Ascending. disk 0: of all alive disks. */
+int catalog_image_list(struct catalog *catalog, int64_t disk, enum catalog_state state,
+		       struct catalog_image **ret_list, size_t *ret_count, struct failure *failure);
+
+/* Stored bytes that only this image holds: deleting it now would free them. A read. */
+int catalog_image_unique(struct catalog *catalog, const struct catalog_image *image, uint64_t *ret_bytes,
+			 struct failure *failure);
+
+/*
+ * Gives back what a GOING image held, changing at most `most_rows` rows of `past` at a time, and removes its row at the end. Call in one transaction after
+ * the other until *ret_done, with a position that starts as zeros. Adds the record bytes that became dead to *freed_bytes. What
+ * goes: entries that no alive image sees.
+ */
+struct catalog_position {
+	uint32_t until;
+	uint64_t page;
+};
+int catalog_image_sweep(struct catalog *catalog, const struct catalog_image *image, struct catalog_position *position,
+			unsigned most_rows, uint64_t *freed_bytes, bool *ret_done, struct failure *failure);
+/* The same for a GOING disk: map, past, images, rounds, log (all but the entry that says it is gone), the row. */
+int catalog_disk_sweep(struct catalog *catalog, const struct catalog_disk *disk, unsigned most_rows,
+		       uint64_t *freed_bytes, bool *ret_done, struct failure *failure);
+
+/* ---- content ---- */
+
+enum catalog_kind { CATALOG_NOTHING = 0, CATALOG_ZERO = 1, CATALOG_CHUNK = 2 };
+
+struct catalog_entry {
+	uint64_t chunk;	 /* CATALOG_CHUNK: id from 1 */
+	uint32_t since;	 /* generation; 0 for what was never written */
+	uint8_t kind;
+	bool has_fingerprint;
+	uint8_t fingerprint[CATALOG_FINGERPRINT_BYTES];
+};
+struct catalog_page {
+	struct catalog_entry entries[CATALOG_PAGE_ENTRIES];
+};
+
+/* Live content. A page that isn't there is all CATALOG_NOTHING. */
+int catalog_map_read(struct catalog *catalog, int64_t disk, uint64_t page, struct catalog_page *ret_page,
+		     struct failure *failure);
+/* Content at the end of `generation`, as an image of it sees it. No fingerprints for entries that changed since. */
+int catalog_map_read_at(struct catalog *catalog, int64_t disk, uint32_t generation, uint64_t page,
+			struct catalog_page *ret_page, struct failure *failure);
+/* The first page >= from with anything in `map` (generation 0) or in `map` or `past` after `generation`; UINT64_MAX: none. */
+int catalog_map_next(struct catalog *catalog, int64_t disk, uint32_t generation, uint64_t from_page,
+		     uint64_t *ret_page, struct failure *failure);
+
+struct catalog_change {
+	uint64_t first;	 /* chunk index in the disk */
+	uint64_t count;	 /* > 1 only for NOTHING and ZERO */
+	uint8_t kind;
+	bool refresh;	 /* set the fingerprint only */
+	bool has_fingerprint;
+	uint64_t chunk;
+	uint8_t fingerprint[CATALOG_FINGERPRINT_BYTES];
+};
+/*
+ * Applies ascending changes to live content, keeps former states that an image sees in `past`, and counts references. Adds to *changed_chunks the chunks whose state
+ * differs from before. In a transaction.
+ */
+int catalog_map_update(struct catalog *catalog, const struct catalog_disk *disk, const struct catalog_change *changes,
+		       size_t count, uint64_t *changed_chunks, struct failure *failure);
+
+/* ---- chunks ---- */
+
+struct catalog_location {
+	uint64_t tag; /* first 48 bits of the digest, big-endian: a check on what is read, and the key to find it by */
+	uint32_t segment;
+	uint32_t off_bytes;
+	uint32_t stored_bytes;
+	uint32_t references;
+};
+/* What a record with such a payload takes in a segment: a header of 64 bytes, and padding to a multiple of 8. */
+static inline uint64_t catalog_record_bytes(uint32_t stored_bytes)
+{
+	return (64 + (uint64_t)stored_bytes + 7) & ~(uint64_t)7;
+}
+/* First 48 bits of a digest. */
+uint64_t catalog_tag(const uint8_t digest[CATALOG_DIGEST_BYTES]);
+
+/* A new chunk with no reference yet; ids ascend from 1. In a transaction. */
+int catalog_chunk_add(struct catalog *catalog, const struct catalog_location *location, uint64_t *ret_chunk,
+		      struct failure *failure);
+/* -ENOENT without a message when there is no such chunk (cleaned away). */
+int catalog_chunk_get(struct catalog *catalog, uint64_t chunk, struct catalog_location *ret_location,
+		      struct failure *failure);
+/* Ids of chunks with this tag, at most `most`; nearly always 0 or 1. The digest in the record decides. */
+int catalog_chunk_find(struct catalog *catalog, uint64_t tag, uint64_t *ret_chunks, size_t most, size_t *ret_count,
+		       struct failure *failure);
+int catalog_chunk_count(struct catalog *catalog, uint64_t *ret_count, struct failure *failure);
+
+/* ---- segments ---- */
+
+struct catalog_segment {
+	uint32_t number; /* from 1 */
+	bool sealed;
+	uint64_t length_bytes; /* committed: what is behind was never acknowledged */
+	uint64_t live_bytes;   /* records that something refers to, headers and padding included */
+};
+/* A new unsealed one of length 0 with the next number. In a transaction. */
+int catalog_segment_insert(struct catalog *catalog, uint32_t *ret_number, struct failure *failure);
+/* Sets length and sealed; live_bytes is kept by the catalog itself. In a transaction. */
+int catalog_segment_update(struct catalog *catalog, uint32_t number, uint64_t length_bytes, bool sealed,
+			   struct failure *failure);
+int catalog_segment_get(struct catalog *catalog, uint32_t number, struct catalog_segment *ret_segment,
+			struct failure *failure);
+/* Unsealed ones, ascending. Caller frees. */
+int catalog_segment_list_open(struct catalog *catalog, struct catalog_segment **ret_list, size_t *ret_count,
+			      struct failure *failure);
+
+/* ---- logs of disks ---- */
+
+struct catalog_log_entry {
+	int64_t disk;
+	uint64_t sequence;
+	uint32_t segment;
+	uint32_t off_bytes;
+	uint32_t stored_bytes;
+	uint8_t digest[CATALOG_DIGEST_BYTES];
+};
+/* Notes where a log entry stands. The caller sets log_sequence and log_head in the disk's row. In a transaction. */
+int catalog_log_insert(struct catalog *catalog, const struct catalog_log_entry *entry, struct failure *failure);
+/* Entries of a disk with sequence >= from, ascending, at most `most`. For tests, check and rebuild. Caller frees. */
+int catalog_log_list(struct catalog *catalog, int64_t disk, uint64_t from_sequence, size_t most,
+		     struct catalog_log_entry **ret_list, size_t *ret_count, struct failure *failure);
+
+/* ---- rounds ---- */
+
+enum { CATALOG_ROUND_COUNTS = 8 };
+struct catalog_round {
+	int64_t disk;
+	uint32_t number;
+	uint8_t state; /* enum store_round_state */
+	char *source;
+	char *identity;
+	char *how;
+	char *start_stamp;
+	char *dirty_bitmaps;
+	uint64_t dirty_bytes;
+	char *details;	    /* or NULL */
+	int64_t started_at;
+	int64_t finished_at; /* 0: not yet */
+	uint64_t cursor_bytes;
+	uint64_t counts[CATALOG_ROUND_COUNTS]; /* struct store_round_counts in its order */
+	bool has_limit, has_level; /* of its own */
+	uint64_t limit_bytes_per_second;
+	int level;
+	char *error; /* or NULL */
+};
+void catalog_round_release(struct catalog_round *round);
+int catalog_round_insert(struct catalog *catalog, const struct catalog_round *round, struct failure *failure);
+int catalog_round_update(struct catalog *catalog, const struct catalog_round *round, struct failure *failure);
+int catalog_round_get(struct catalog *catalog, int64_t disk, uint32_t number, struct catalog_round *ret_round,
+		      struct failure *failure); /* -ENOENT without a message */
+/* disk 0: of all alive disks. By disk name, ascending number. */
+int catalog_round_list(struct catalog *catalog, int64_t disk, struct catalog_round **ret_list, size_t *ret_count,
+		       struct failure *failure);
+
+#endif

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of catalog/ share: the handle, prepared statements by name, and pages as they stand in blobs.
+ */
+#ifndef WHERRY_CATALOG_INTERNAL_H
+#define WHERRY_CATALOG_INTERNAL_H
+
+#include <sqlite3.h>
+
+#include "catalog/catalog.h"
+#include "common/bytes.h"
+
+/* Every statement there is, prepared when first used and kept. */
+enum statement {
+	ST_BEGIN,
+	ST_COMMIT,
+	ST_ROLLBACK,
+	ST_READ_BEGIN,
+	ST_DATA_VERSION,
+	ST_DISK_INSERT,
+	ST_DISK_UPDATE,
+	ST_DISK_FIND,
+	ST_DISK_GET,
+	ST_DISK_LIST,
+	ST_DISK_DELETE,
+	ST_IMAGE_INSERT,
+	ST_IMAGE_UPDATE,
+	ST_IMAGE_GET,
+	ST_IMAGE_LIST,
+	ST_IMAGE_LIST_ALL,
+	ST_IMAGE_DELETE,
+	ST_IMAGE_DELETE_ALL,
+	ST_IMAGE_NEIGHBOURS,
+	ST_IMAGE_NEWEST,
+	ST_MAP_GET,
+	ST_MAP_PUT,
+	ST_MAP_DELETE,
+	ST_MAP_NEXT,
+	ST_PAST_GET,
+	ST_PAST_PUT,
+	ST_PAST_DELETE,
+	ST_PAST_SINCE,
+	ST_PAST_NEXT,
+	ST_PAST_RANGE,
+	ST_CHUNK_GET,
+	ST_CHUNK_PUT,
+	ST_NEXT_CHUNK_GET,
+	ST_NEXT_CHUNK_PUT,
+	ST_DIGEST_PUT,
+	ST_DIGEST_FIND,
+	ST_SEGMENT_INSERT,
+	ST_SEGMENT_UPDATE,
+	ST_SEGMENT_LIVE,
+	ST_SEGMENT_GET,
+	ST_SEGMENT_OPEN,
+	ST_LOG_INSERT,
+	ST_LOG_LIST,
+	ST_LOG_DELETE,
+	ST_ROUND_INSERT,
+	ST_ROUND_UPDATE,
+	ST_ROUND_GET,
+	ST_ROUND_LIST,
+	ST_ROUND_LIST_ALL,
+	ST_ROUND_DELETE_ALL,
+	STATEMENT_COUNT,
+};
+
+enum { CHUNK_PAGE_ENTRIES = 256, STORED_MOST_BYTES = INT32_MAX };
+struct chunk_page {
+	uint64_t number; /* chunk ids number * CHUNK_PAGE_ENTRIES … */
+	bool is_dirty;
+	bool is_loaded;
+	struct catalog_location chunks[CHUNK_PAGE_ENTRIES]; /* stored_bytes 0: no such chunk */
+};
+/* Chunk pages being worked on, by page number; direct-mapped. Dirty ones are written when they're displaced and at commit. */
+enum { CHUNK_CACHE_SLOTS = 128 };
+
+/* What a transaction did to live_bytes of segments, summed up until commit. */
+struct live_change {
+	uint32_t segment;
+	int64_t bytes;
+};
+
+struct catalog {
+	sqlite3 *db;
+	sqlite3_stmt *statements[STATEMENT_COUNT];
+	char *path; /* of the database, for messages */
+	int lock_fd;
+	bool read_only;
+	bool in_transaction;
+	bool in_snapshot;	  /* a read of several rows that belong to one moment */
+	bool snapshot_has_cache;  /* clean chunk pages were compared with this snapshot already */
+	int statement_error;	  /* why catalog_statement() returned NULL */
+	int wal_pages; /* in the write-ahead log after the last commit of this handle */
+	uint64_t next_chunk; /* in a transaction; 0: not looked up yet */
+	int64_t cache_version; /* data_version that clean chunk pages belong to */
+	struct chunk_page *chunk_cache; /* CHUNK_CACHE_SLOTS */
+	struct live_change *live_changes;
+	size_t live_count, live_capacity;
+};
+
+/* NULL with a failure and catalog->statement_error when it can't be prepared. The statement is reset and unbound: use with AUTO(statement_done). */
+sqlite3_stmt *catalog_statement(struct catalog *catalog, enum statement which, struct failure *failure);
+void statement_done(sqlite3_stmt **statement);
+#define STATEMENT AUTO(statement_done) sqlite3_stmt
+
+/* 1: a row, 0: no more rows, negative errno. */
+int catalog_step(struct catalog *catalog, sqlite3_stmt *statement, struct failure *failure);
+/* For statements that return no rows. */
+int catalog_run(struct catalog *catalog, sqlite3_stmt *statement, struct failure *failure);
+/* The same, and -EBADMSG unless it changed exactly one row: for rows that the caller knows to be there. */
+int catalog_run_one(struct catalog *catalog, sqlite3_stmt *statement, const char *table, struct failure *failure);
+
+/* Reads of several rows that must belong to one moment. Within a transaction or another snapshot nothing is done: *ret_ours is false. */
+int catalog_snapshot_begin(struct catalog *catalog, bool *ret_ours, struct failure *failure);
+void catalog_snapshot_end(struct catalog *catalog, bool ours);
+
+int catalog_sqlite_error(struct catalog *catalog, const char *doing, struct failure *failure);
+
+/* Columns that come from outside, checked: value in [least, most], else *bad. NULL counts as bad. */
+uint64_t column_u64(sqlite3_stmt *statement, int column, uint64_t most, bool *bad);
+int64_t column_i64(sqlite3_stmt *statement, int column, int64_t least, int64_t most, bool *bad);
+/* NULL stays NULL; no NUL inside; at most TEXT_MOST_BYTES or less. Caller frees. */
+enum { TEXT_MOST_BYTES = 1 << 20 };
+char *column_text(sqlite3_stmt *statement, int column, size_t most_bytes, bool *bad);
+void column_bytes(sqlite3_stmt *statement, int column, void *ret_bytes, size_t len_bytes, bool *bad);
+void bind_text(sqlite3_stmt *statement, int parameter, const char *text); /* NULL: NULL; borrowed until statement_done */
+void bind_u64(sqlite3_stmt *statement, int parameter, uint64_t value);
+int catalog_bad_row(struct catalog *catalog, const char *table, struct failure *failure);
+
+/* ---- pages in blobs (pages.c): formats in docs/store-format.md ---- */
+
+bool map_page_is_empty(const struct catalog_page *page);
+void map_page_encode(const struct catalog_page *page, struct byte_writer *writer);
+int map_page_decode(const void *blob, size_t len_bytes, struct catalog_page *ret_page); /* -EBADMSG, no message */
+
+/* A row of `past`: former states of some chunks of a page. */
+struct past_page {
+	bool present[CATALOG_PAGE_ENTRIES];
+	struct catalog_entry entries[CATALOG_PAGE_ENTRIES]; /* fingerprints aren't kept */
+};
+bool past_page_is_empty(const struct past_page *past);
+void past_page_encode(const struct past_page *past, struct byte_writer *writer);
+int past_page_decode(const void *blob, size_t len_bytes, struct past_page *ret_past);
+
+void chunk_page_encode(const struct chunk_page *page, struct byte_writer *writer);
+int chunk_page_decode(const void *blob, size_t len_bytes, struct chunk_page *ret_page);
+
+/* ---- shared between map.c, sweep.c and chunks.c ---- */
+
+/* Adds `delta` to the chunk's references; *freed_bytes (may be NULL) grows by its record when they reach 0. */
+int chunk_refer(struct catalog *catalog, uint64_t chunk, int delta, uint64_t *freed_bytes, struct failure *failure);
+int chunk_cache_refresh(struct catalog *catalog, struct failure *failure); /* forgets pages that others may have changed */
+int chunk_cache_flush(struct catalog *catalog, struct failure *failure);   /* at commit */
+int chunk_next_store(struct catalog *catalog, struct failure *failure);	   /* at commit */
+void chunk_cache_drop(struct catalog *catalog);				 /* at rollback */
+int segment_live_add(struct catalog *catalog, uint32_t segment, int64_t bytes, struct failure *failure);
+int segment_live_flush(struct catalog *catalog, struct failure *failure);
+
+/* Generation of the newest alive image of a disk, 0 when there is none. */
+int image_newest_generation(struct catalog *catalog, int64_t disk, uint32_t *ret_generation, struct failure *failure);
+
+#endif
