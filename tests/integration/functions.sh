@@ -447,6 +447,59 @@ start_qemu_nbd() {
 	_wait_for_nbd qemu-nbd
 }
 
+# ------------------------------------------------------------- the command
+
+# make_store [OPTION…]: an empty store in $WHERRY_STORE, in the place of one that was there.
+make_store() {
+	rm -rf --one-file-system "$WHERRY_STORE"
+	expect_exit 0 wherry init "$@"
+}
+
+# sync_disk SOURCE DISK [OPTION…]: a round that must succeed; json_get looks into its report afterwards.
+sync_disk() {
+	expect_exit 0 wherry sync "$@" --json --progress=none
+}
+
+# expect_number COMPARISON WHAT: an arithmetic expression that must be true, "$a <= 65536"; WHAT is said when not.
+expect_number() {
+	(($1)) && return
+	_explain_failure 1 0 "${2:-expect_number}: not so: $1"
+	exit 1
+}
+
+# check_export REFERENCE FILE-OR-DEVICE: what comes out of an export is what is there, byte by byte.
+check_export() {
+	if wherry export "$1" - --progress=none 2>"$WORK/stderr" | cmp -s - "$2"; then
+		return 0
+	fi
+	say "$1 is not $2" >&2
+	sed 's/^/    err: /' "$WORK/stderr" >&2
+	wherry export "$1" "$WORK/differing-export" --progress=none >&2
+	check_same "$2" "$WORK/differing-export"
+	die "$1 was not $2 when exported to a pipe, and is when exported to a file"
+}
+
+# digest_of_export REFERENCE: SHA-256 of what comes out, in hexadecimal.
+digest_of_export() {
+	wherry export "$1" - --progress=none 2>/dev/null | digest_of_stream
+}
+digest_of_stream() {
+	openssl dgst -sha256 -r | cut -d ' ' -f 1
+}
+
+# store_state [STORE]: prints all that a store holds, in a form that can be compared: it must not change when something
+# is refused. (The catalog is looked at in a copy, for looking at it in place could change its log.)
+store_state() {
+	local store=${1:-$WHERRY_STORE} copy=$TMPDIR/catalog-copy
+	rm -rf "$copy"
+	mkdir "$copy"
+	cp "$store"/catalog.db* "$copy/"
+	rm -f "$copy/catalog.db-shm"
+	sqlite3 "$copy/catalog.db" .dump
+	cat "$store/wherry.json"
+	(cd "$store" && find segments journal -type f -exec sha256sum {} + | sort -k 2)
+}
+
 # ------------------------------------------------------- loops and mounts
 
 # attach_loop FILE [LOSETUP-OPTION…]: sets LOOP to the device.

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the local store (a folder on this host) share.
+ *
+ * Threads and locks, in the order in which they're taken:
+ *   write_lock    the writing catalog handle, the segment being appended to; held over a whole commit
+ *   pending_lock  chunks put and not committed yet; short
+ *   pool_lock     idle catalog handles for reading; short
+ * None is held while a caller's code runs. Between processes: leases (lease.h), then the catalog's lock (catalog.h), which is taken inside write_lock.
+ */
+#ifndef WHERRY_STORE_LOCAL_H
+#define WHERRY_STORE_LOCAL_H
+
+#include <pthread.h>
+
+#include "catalog/catalog.h"
+#include "common/bytes.h"
+#include "store/disk_log.h"
+#include "store/lease.h"
+#include "store/segment.h"
+#include "store/store_ops.h"
+
+/* A chunk that is in a segment, not in the catalog. */
+struct pending_chunk {
+	uint8_t digest[DIGEST_BYTES];
+	uint64_t serial;
+	uint32_t segment;
+	uint32_t off_bytes;
+	uint32_t stored_bytes;
+};
+
+/* What find and put give out for such a chunk: this bit and its serial. */
+#define PROVISIONAL_CHUNK ((uint64_t)1 << 63)
+
+struct pending {
+	pthread_mutex_t lock;
+	struct pending_chunk *chunks; /* in the order of their serials, from first_serial on, without gaps */
+	size_t count, capacity;
+	uint64_t first_serial;
+	uint32_t *index; /* open addressing by digest: position in chunks + 1, 0 free; twice as large as chunks at least */
+	size_t index_size;
+	/* ids of chunks committed lately, for handles that other views still hold: serials from resolved_first on */
+	uint64_t *resolved;
+	size_t resolved_count, resolved_capacity;
+	uint64_t resolved_first;
+};
+
+struct sealed_segment {
+	uint32_t number;
+	uint64_t length_bytes;
+};
+
+enum { POOL_MOST = 16, SEALED_MOST = 64 };
+
+struct local_store {
+	struct store base;
+	struct notices notices;
+	bool read_only;
+	uint8_t id[STORE_ID_BYTES];
+	int folder_fd, segments_fd, locks_fd;
+	struct segment_reader *reader;
+
+	pthread_mutex_t write_lock;
+	struct catalog *writer; /* NULL when read_only */
+	struct segment_writer *segment;
+	bool segment_is_dirty;	/* appended to since its last sync */
+	struct sealed_segment sealed[SEALED_MOST]; /* full, durable, and not marked as sealed in the catalog yet */
+	size_t sealed_count;
+	struct store_scratch *log_scratch;
+	struct local_view *views; /* open for writing, for resolved handles; under write_lock */
+
+	struct pending pending;
+
+	pthread_mutex_t pool_lock;
+	struct catalog *pool[POOL_MOST];
+	size_t pool_count;
+};
+
+struct local_view {
+	struct store_view base;
+	int64_t disk;
+	uint32_t generation; /* of the image; 0: live */
+	char *lease_name;
+	struct lease lease;
+	uint64_t since_serial; /* handles below it were given out before this view's last commit */
+	struct local_view *next;
+};
+
+static inline struct local_store *local_of(struct store *store)
+{
+	return (struct local_store *)store;
+}
+
+static inline struct local_view *local_view_of(struct store_view *view)
+{
+	return (struct local_view *)view;
+}
+
+static inline void scratch_free_at(struct store_scratch **scratch)
+{
+	store_scratch_free(*scratch);
+}
+
+/* ---- local.c ---- */
+
+/* A catalog handle for reading, for this thread until given back. */
+int local_reader_take(struct local_store *local, struct catalog **ret_catalog, struct failure *failure);
+void local_reader_give(struct local_store *local, struct catalog *catalog); /* NULL is fine */
+
+struct pooled_reader {
+	struct local_store *local;
+	struct catalog *catalog;
+};
+void pooled_reader_done(struct pooled_reader *reader);
+#define POOLED_READER(name, store_) AUTO(pooled_reader_done) struct pooled_reader name = { .local = (store_) }
+int pooled_reader_open(struct pooled_reader *reader, struct failure *failure);
+
+/* Looks a disk up; -ENOENT with a message that names the nearest. */
+int local_find_disk(struct catalog *catalog, const char *name, struct catalog_disk *ret_disk, struct failure *failure);
+/* The same for an image; the message says which there are. */
+int local_find_image(struct catalog *catalog, const struct catalog_disk *disk, uint32_t number,
+		     struct catalog_image *ret_image, struct failure *failure);
+char *local_image_numbers(struct catalog *catalog, int64_t disk); /* "1-4, 7", "none"; NULL: no memory */
+
+/* ---- local_commit.c: transactions with log entries; write_lock held by the caller ---- */
+
+/* Makes sure there is a segment to append to, then begins the catalog's transaction. */
+int local_begin_locked(struct local_store *local, struct failure *failure);
+/* Appends an entry to the disk's log: sets sequence, predecessor, uuid and time, and the disk's log_sequence and log_head (not its row). */
+int local_log_locked(struct local_store *local, struct catalog_disk *disk, struct log_entry *entry,
+		     struct failure *failure);
+/* Makes appended records durable (R2), notes lengths of segments, commits. On failure everything is rolled back. */
+int local_end_locked(struct local_store *local, struct failure *failure);
+void local_abandon_locked(struct local_store *local);
+
+int local_find_chunks(struct store *store, const uint8_t (*digests)[DIGEST_BYTES], size_t count,
+		      store_chunk *ret_chunks, struct failure *failure);
+int local_put_chunk(struct store_view *view, const struct store_encoded *encoded, store_chunk *ret_chunk,
+		    uint64_t *ret_new_bytes, struct failure *failure);
+int local_commit(struct store_view *view, const struct store_change *changes, size_t count,
+		 const struct store_round_position *round, struct failure *failure);
+
+/* ---- local_pending.c ---- */
+
+int pending_init(struct pending *pending);
+void pending_destroy(struct pending *pending);
+/* 0: not there. */
+store_chunk pending_find(struct pending *pending, const uint8_t digest[DIGEST_BYTES]);
+int pending_add(struct pending *pending, const struct pending_chunk *chunk, store_chunk *ret_chunk);
+/* All pending chunks have ids now (ids[i] for chunks[i]): they move to `resolved`, of which serials below `needed_from` are forgotten. */
+int pending_resolve(struct pending *pending, const uint64_t *ids, uint64_t needed_from);
+/* The least serial that may be given out from now on, and the one after the greatest given out. */
+uint64_t pending_first_serial(struct pending *pending);
+uint64_t pending_next_serial(struct pending *pending);
+/* The id of a provisional chunk that was resolved; 0: it wasn't. */
+uint64_t pending_resolved_id(struct pending *pending, store_chunk chunk);
+
+/* ---- local_view.c ---- */
+
+int local_view_open(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
+		    const char *doing, struct store_view **ret_view, struct failure *failure);
+void local_view_close(struct store_view *view);
+int local_view_map(struct store_view *view, uint64_t page, struct store_map_page *ret_map, struct failure *failure);
+int local_view_next_page(struct store_view *view, uint64_t from_page, uint64_t *ret_page, struct failure *failure);
+int local_view_read_chunk(struct store_view *view, struct store_scratch *scratch, store_chunk chunk, void *plain,
+			  uint32_t plain_bytes, bool deep, struct failure *failure);
+void local_view_prefetch(struct store_view *view, const store_chunk *chunks, size_t count);
+int local_resize_disk(struct store_view *view, uint64_t size_bytes, struct failure *failure);
+
+/* ---- local_disks.c ---- */
+
+int local_list_disks(struct store *store, const char *name, struct store_disk **ret_list, size_t *ret_count,
+		     struct failure *failure);
+int local_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure);
+int local_remove_disk(struct store *store, const char *name, bool dry_run, struct failure *failure);
+int local_set_policy(struct store *store, const char *name, const struct store_policy *policy,
+		     struct failure *failure);
+
+/* ---- local_images.c ---- */
+
+int local_list_images(struct store *store, const char *name, struct store_image **ret_list, size_t *ret_count,
+		      struct failure *failure);
+int local_create_image(struct store_view *view, const struct store_image_params *params, uint32_t *ret_number,
+		       struct failure *failure);
+int local_delete_image(struct store *store, const char *disk, uint32_t number, bool dry_run,
+		       uint64_t *ret_freed_bytes, struct failure *failure);
+int local_pin_image(struct store *store, const char *disk, uint32_t number, bool pinned, struct failure *failure);
+int local_resolve_image(struct store *store, const struct store_reference *reference, uint32_t *ret_number,
+			struct failure *failure);
+int local_retain(struct store *store, const char *disk, uint32_t keep, bool dry_run,
+		 struct store_retention *ret_retention, struct failure *failure);
+char *local_image_lease_name(int64_t disk, uint32_t number);
+char *local_disk_lease_name(int64_t disk);
+/* Finish deletions that a process began and did not end: of images; of disks and images. write_lock not held. */
+int local_sweep_images(struct local_store *local, struct failure *failure);
+int local_finish_deletions(struct local_store *local, struct failure *failure);
+
+/* ---- local_rounds.c ---- */
+
+int local_list_rounds(struct store *store, const char *name, struct store_round **ret_list, size_t *ret_count,
+		      struct failure *failure);
+int local_begin_round(struct store_view *view, const struct store_round_params *params,
+		      struct store_round_begun *ret_begun, struct failure *failure);
+int local_note_round(struct store_view *view, uint32_t number, const char *details, struct failure *failure);
+int local_finish_round(struct store_view *view, uint32_t number, enum store_round_state state, const char *error,
+		       const struct store_round_counts *counts, struct failure *failure);
+int local_round_throttle(struct store_view *view, uint32_t number, struct store_throttle *ret_throttle,
+			 struct failure *failure);
+/* Counts between their two forms. */
+void local_counts_to_row(const struct store_round_counts *counts, struct catalog_round *row);
+void local_counts_from_row(const struct catalog_round *row, struct store_round_counts *ret_counts);
+
+#endif

@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Writing: chunks into segments, and the transactions that make them part of a disk.
+ *
+ * The order of a commit, and why it is safe to lose power at every point of it:
+ *
+ *   1. chunks were appended to segments by put_chunk, unsynced. Lost: nobody refers to them.
+ *   2. fdatasync of the segment, before the catalog is locked: the long part, and nobody else waits for it.
+ *   3. the catalog is locked, a transaction begins. Chunks get ids; the map is changed; a log entry with the changes is appended to the segment.
+ *   4. fdatasync of the segment: the log entry and everything before it is durable (R2), segments that filled up meanwhile were synced when they were closed.
+ *      Power lost after it: the catalog doesn't know of the entry. Its successor won't point at it, so a rebuild
+ *      doesn't believe it (disk_log.h), and the bytes behind the committed length are cut off by the segment's next writer.
+ *   5. the transaction commits, durably (R1).
+ *
+ * A step that fails rolls the transaction back. Chunks stay pending and are committed by the next try; the orphaned log entry
+ * stays in the segment, unreferenced. After a failed fdatasync the segment's writer refuses everything: the store can't
+ * commit any more through this handle, which is what must happen, because what was appended may be gone.
+ *
+ * A chunk is stored once: between being looked for and being committed, another process or another view may have committed the same digest. So each
+ * pending digest is looked up once more inside the transaction, where nobody else can add any; ours is then dead bytes in the segment.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/cleanup.h"
+#include "store/local.h"
+
+enum { TAG_CANDIDATES = 8 };
+
+/* ---- segments ---- */
+
+/* The current segment is full: synced and closed; the catalog hears of it with the next commit. */
+static int retire_segment_locked(struct local_store *local, struct failure *failure)
+{
+	int result = segment_writer_sync(local->segment, failure);
+
+	if (result < 0)
+		return result;
+	assert(local->sealed_count < SEALED_MOST);
+	local->sealed[local->sealed_count++] = (struct sealed_segment){
+		.number = segment_writer_number(local->segment),
+		.length_bytes = segment_writer_bytes(local->segment),
+	};
+	segment_writer_close(local->segment);
+	local->segment = NULL;
+	local->segment_is_dirty = false;
+	return 0;
+}
+
+static int update_segment_rows_locked(struct local_store *local, struct failure *failure)
+{
+	for (size_t i = 0; i < local->sealed_count; i++) {
+		int result = catalog_segment_update(local->writer, local->sealed[i].number, local->sealed[i].length_bytes,
+						    true, failure);
+		if (result < 0)
+			return result;
+	}
+	if (local->segment == NULL)
+		return 0;
+	return catalog_segment_update(local->writer, segment_writer_number(local->segment),
+				      segment_writer_bytes(local->segment), false, failure);
+}
+
+/* One that an earlier process left unfinished, if nobody is appending to it. Inside a transaction, so that its committed length is final. */
+static int adopt_segment_locked(struct local_store *local, struct failure *failure)
+{
+	AUTO_FREE struct catalog_segment *list = NULL;
+	size_t count;
+	int result = catalog_segment_list_open(local->writer, &list, &count, failure);
+
+	if (result < 0)
+		return result;
+	for (size_t i = 0; i < count && local->segment == NULL; i++) {
+		struct failure why = { .code = 0 };
+		bool is_ours = false;
+
+		for (size_t n = 0; n < local->sealed_count; n++)
+			is_ours |= local->sealed[n].number == list[i].number;
+		if (is_ours || list[i].length_bytes >= SEGMENT_ROLL_BYTES)
+			continue;
+		if (list[i].length_bytes == 0)
+			result = segment_writer_create(local->segments_fd, local->id, list[i].number, &local->segment, &why);
+		else
+			result = segment_writer_open(local->segments_fd, local->id, list[i].number, list[i].length_bytes,
+						     &local->segment, &why);
+		/* a damaged one is left to a check to report, and another is used */
+		if (result < 0 && result != -EWOULDBLOCK && result != -EBADMSG && result != -ENOENT && result != -EEXIST)
+			return fail_from(failure, &why);
+	}
+	return 0;
+}
+
+static int new_segment_locked(struct local_store *local, struct failure *failure)
+{
+	uint32_t number;
+	int result = catalog_begin(local->writer, failure);
+
+	if (result < 0)
+		return result;
+	result = adopt_segment_locked(local, failure);
+	if (result < 0 || local->segment != NULL) {
+		catalog_rollback(local->writer);
+		return result;
+	}
+	/* The row first: the file of a segment is never without one, and a row without a file is an empty segment. */
+	result = catalog_segment_insert(local->writer, &number, failure);
+	if (result == 0)
+		result = segment_writer_create(local->segments_fd, local->id, number, &local->segment, failure);
+	if (result < 0) {
+		catalog_rollback(local->writer);
+		return result;
+	}
+	result = catalog_segment_update(local->writer, number, segment_writer_bytes(local->segment), false, failure);
+	if (result == 0)
+		result = catalog_commit(local->writer, failure);
+	if (result < 0) {
+		catalog_rollback(local->writer);
+		segment_writer_close(local->segment);
+		local->segment = NULL;
+	}
+	return result;
+}
+
+static int ensure_segment_locked(struct local_store *local, struct failure *failure)
+{
+	int result = 0;
+
+	if (local->segment != NULL && segment_writer_bytes(local->segment) >= SEGMENT_ROLL_BYTES) {
+		if (local->sealed_count == SEALED_MOST) {
+			/* somebody puts 4 GiB without a commit: the catalog hears of the full segments now */
+			result = local_begin_locked(local, failure);
+			return result < 0 ? result : local_end_locked(local, failure);
+		}
+		result = retire_segment_locked(local, failure);
+	}
+	if (result == 0 && local->segment == NULL)
+		result = new_segment_locked(local, failure);
+	return result;
+}
+
+/* ---- transactions ---- */
+
+int local_begin_locked(struct local_store *local, struct failure *failure)
+{
+	int result = 0;
+
+	if (local->segment == NULL)
+		result = new_segment_locked(local, failure);
+	else if (segment_writer_bytes(local->segment) >= SEGMENT_ROLL_BYTES && local->sealed_count < SEALED_MOST)
+		result = ensure_segment_locked(local, failure);
+	return result < 0 ? result : catalog_begin(local->writer, failure);
+}
+
+static int append_log_record_locked(struct local_store *local, const struct byte_writer *plain,
+				    struct catalog_log_entry *ret_position, struct failure *failure)
+{
+	struct store_scratch *scratch = local->log_scratch;
+	struct record_header header = { .type = RECORD_LOG };
+	uint64_t off_bytes;
+	int result = hasher_digest(scratch->hasher, plain->data, plain->len_bytes, header.digest, failure);
+
+	if (result == 0)
+		result = codec_encode(scratch->codec, 1, plain->data, (uint32_t)plain->len_bytes, scratch->stored, &header,
+				      failure);
+	if (result == 0)
+		result = segment_writer_append(local->segment, &header, scratch->stored, &off_bytes, failure);
+	if (result < 0)
+		return result;
+	local->segment_is_dirty = true;
+	ret_position->segment = segment_writer_number(local->segment);
+	ret_position->off_bytes = (uint32_t)off_bytes;
+	ret_position->stored_bytes = header.stored_bytes;
+	memcpy(ret_position->digest, header.digest, DIGEST_BYTES);
+	return 0;
+}
+
+int local_log_locked(struct local_store *local, struct catalog_disk *disk, struct log_entry *entry,
+		     struct failure *failure)
+{
+	AUTO(byte_writer_free) struct byte_writer plain = BYTE_WRITER_EMPTY;
+	struct catalog_log_entry position = { .disk = disk->id, .sequence = disk->log_sequence + 1 };
+	int result;
+
+	entry->sequence = position.sequence;
+	entry->time_seconds = time(NULL);
+	memcpy(entry->disk_uuid, disk->uuid, DISK_UUID_BYTES);
+	memcpy(entry->predecessor, disk->log_head, DIGEST_BYTES);
+	result = log_entry_encode(entry, &plain, failure);
+	if (result == 0)
+		result = append_log_record_locked(local, &plain, &position, failure);
+	if (result == 0)
+		result = catalog_log_insert(local->writer, &position, failure);
+	if (result < 0)
+		return result;
+	disk->log_sequence = position.sequence;
+	memcpy(disk->log_head, position.digest, DIGEST_BYTES);
+	return 0;
+}
+
+int local_end_locked(struct local_store *local, struct failure *failure)
+{
+	int result = 0;
+
+	if (local->segment_is_dirty)
+		result = segment_writer_sync(local->segment, failure);
+	if (result == 0) {
+		local->segment_is_dirty = false;
+		result = update_segment_rows_locked(local, failure);
+	}
+	if (result == 0)
+		result = catalog_commit(local->writer, failure);
+	if (result < 0) {
+		local_abandon_locked(local);
+		return result;
+	}
+	local->sealed_count = 0;
+	return 0;
+}
+
+void local_abandon_locked(struct local_store *local)
+{
+	catalog_rollback(local->writer);
+}
+
+/* ---- finding and putting ---- */
+
+/* The chunk of that digest among those with its tag. A record that can't be read is no match: its content is stored anew then. */
+static int find_committed(struct local_store *local, struct catalog *catalog, const uint8_t digest[DIGEST_BYTES],
+			  store_chunk *ret_chunk, struct failure *failure)
+{
+	uint64_t candidates[TAG_CANDIDATES];
+	size_t count;
+	int result = catalog_chunk_find(catalog, catalog_tag(digest), candidates, TAG_CANDIDATES, &count, failure);
+
+	*ret_chunk = 0;
+	for (size_t i = 0; result == 0 && i < count; i++) {
+		struct catalog_location location;
+		struct record_header header;
+
+		result = catalog_chunk_get(catalog, candidates[i], &location, failure);
+		if (result == -ENOENT) {
+			result = 0;
+			continue;
+		}
+		if (result < 0)
+			return result;
+		if (segment_reader_header(local->reader, location.segment, location.off_bytes, &header, NULL) == 0 &&
+		    header.type == RECORD_CHUNK && memcmp(header.digest, digest, DIGEST_BYTES) == 0) {
+			*ret_chunk = candidates[i];
+			return 0;
+		}
+	}
+	return result;
+}
+
+int local_find_chunks(struct store *store, const uint8_t (*digests)[DIGEST_BYTES], size_t count,
+		      store_chunk *ret_chunks, struct failure *failure)
+{
+	struct local_store *local = local_of(store);
+	POOLED_READER(reader, local);
+	int result = pooled_reader_open(&reader, failure);
+
+	for (size_t i = 0; result == 0 && i < count; i++) {
+		/* pending first: a commit takes chunks out of it only when they're in the catalog, so that none is missed */
+		ret_chunks[i] = pending_find(&local->pending, digests[i]);
+		if (ret_chunks[i] == 0)
+			result = find_committed(local, reader.catalog, digests[i], &ret_chunks[i], failure);
+	}
+	return result;
+}
+
+int local_put_chunk(struct store_view *view, const struct store_encoded *encoded, store_chunk *ret_chunk,
+		    uint64_t *ret_new_bytes, struct failure *failure)
+{
+	struct local_store *local = local_of(view->store);
+	struct record_header header = { .type = RECORD_CHUNK,
+					.codec = encoded->codec,
+					.cipher = encoded->cipher,
+					.stored_bytes = encoded->stored_bytes,
+					.plain_bytes = encoded->plain_bytes };
+	struct pending_chunk chunk = { .stored_bytes = encoded->stored_bytes };
+	uint64_t off_bytes;
+	int result;
+	WITH_LOCK(&local->write_lock);
+
+	*ret_chunk = pending_find(&local->pending, encoded->digest);
+	*ret_new_bytes = 0;
+	if (*ret_chunk != 0)
+		return 0;
+	result = ensure_segment_locked(local, failure);
+	if (result < 0)
+		return result;
+	memcpy(header.digest, encoded->digest, DIGEST_BYTES);
+	memcpy(chunk.digest, encoded->digest, DIGEST_BYTES);
+	header.payload_checksum = record_payload_checksum(encoded->stored, encoded->stored_bytes);
+	result = segment_writer_append(local->segment, &header, encoded->stored, &off_bytes, failure);
+	if (result < 0)
+		return result;
+	local->segment_is_dirty = true;
+	chunk.segment = segment_writer_number(local->segment);
+	chunk.off_bytes = (uint32_t)off_bytes;
+	if (pending_add(&local->pending, &chunk, ret_chunk) < 0)
+		return fail_errno(failure, -ENOMEM, "chunk");
+	*ret_new_bytes = record_total_bytes(encoded->stored_bytes);
+	return 0;
+}
+
+/* ---- committing ---- */
+
+/* Gives every pending chunk an id in the catalog. Ids are in the order of `pending`; the caller frees them. */
+static int add_pending_locked(struct local_store *local, uint64_t **ret_ids, struct failure *failure)
+{
+	struct pending *pending = &local->pending; /* only put_chunk adds to it, under write_lock, which we hold */
+	AUTO_FREE uint64_t *ids = calloc(pending->count + 1, sizeof(*ids));
+	int result = 0;
+
+	if (ids == NULL)
+		return fail_errno(failure, -ENOMEM, "commit");
+	for (size_t i = 0; result == 0 && i < pending->count; i++) {
+		const struct pending_chunk *chunk = &pending->chunks[i];
+		struct catalog_location location = { .tag = catalog_tag(chunk->digest),
+						     .segment = chunk->segment,
+						     .off_bytes = chunk->off_bytes,
+						     .stored_bytes = chunk->stored_bytes };
+
+		result = find_committed(local, local->writer, chunk->digest, &ids[i], failure);
+		if (result == 0 && ids[i] == 0)
+			result = catalog_chunk_add(local->writer, &location, &ids[i], failure);
+	}
+	if (result < 0)
+		return result;
+	*ret_ids = take_ptr(ids);
+	return 0;
+}
+
+/* The id a change refers to. A chunk that was found earlier may have been cleaned away since: -ESTALE. */
+static int resolve_chunk_locked(struct local_store *local, const struct store_change *change, const uint64_t *ids,
+				uint64_t *ret_id, struct failure *failure)
+{
+	struct catalog_location location;
+	uint64_t id = change->chunk;
+	int result;
+
+	if ((change->chunk & PROVISIONAL_CHUNK) != 0) {
+		uint64_t serial = change->chunk & ~PROVISIONAL_CHUNK;
+
+		if (serial >= local->pending.first_serial && serial - local->pending.first_serial < local->pending.count) {
+			*ret_id = ids[serial - local->pending.first_serial];
+			return 0;
+		}
+		id = pending_resolved_id(&local->pending, change->chunk);
+		if (id == 0)
+			return fail(failure, -EINVAL, "commit: a chunk that was never put");
+	}
+	result = catalog_chunk_get(local->writer, id, &location, failure);
+	if (result == -ENOENT || (result == 0 && location.tag != catalog_tag(change->digest)))
+		return fail(failure, -ESTALE, "commit: chunk %llu was cleaned away meanwhile", (unsigned long long)id);
+	*ret_id = id;
+	return result;
+}
+
+static int make_changes_locked(struct local_store *local, const struct store_change *changes, size_t count,
+			       const uint64_t *ids, struct catalog_change *ret_changes, struct failure *failure)
+{
+	for (size_t i = 0; i < count; i++) {
+		struct catalog_change *change = &ret_changes[i];
+		int result = 0;
+
+		*change = (struct catalog_change){ .first = changes[i].first_chunk,
+						   .count = changes[i].chunk_count,
+						   .kind = changes[i].kind,
+						   .refresh = changes[i].refresh };
+		if (change->kind == CATALOG_CHUNK) {
+			result = resolve_chunk_locked(local, &changes[i], ids, &change->chunk, failure);
+			change->has_fingerprint = !bytes_are_zero(changes[i].fingerprint, FINGERPRINT_BYTES);
+			memcpy(change->fingerprint, changes[i].fingerprint, FINGERPRINT_BYTES);
+		}
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+/* One log entry for as many changes as fit into one; *first is moved on. */
+static int log_some_changes_locked(struct local_store *local, struct catalog_disk *disk,
+				   const struct store_change *changes, size_t count, size_t *first,
+				   struct failure *failure)
+{
+	AUTO_FREE struct log_run *runs = calloc(LOG_ENTRY_MOST_RUNS, sizeof(*runs));
+	AUTO_FREE uint8_t(*digests)[DIGEST_BYTES] = calloc(LOG_ENTRY_MOST_CHUNKS, sizeof(*digests));
+	struct log_entry entry = { .op = LOG_EXTENTS, .generation = disk->generation, .runs = runs };
+	size_t digest_count = 0;
+
+	if (runs == NULL || digests == NULL)
+		return fail_errno(failure, -ENOMEM, "commit");
+	for (; *first < count; ++*first) {
+		const struct store_change *change = &changes[*first];
+		struct log_run *last = entry.run_count == 0 ? NULL : &runs[entry.run_count - 1];
+		bool continues = last != NULL && (uint8_t)last->kind == change->kind &&
+				 last->first_chunk + last->chunk_count == change->first_chunk;
+
+		if (change->refresh)
+			continue;
+		if ((!continues && entry.run_count == LOG_ENTRY_MOST_RUNS) ||
+		    (change->kind == STORE_MAP_CHUNK && digest_count == LOG_ENTRY_MOST_CHUNKS))
+			break;
+		if (!continues) {
+			last = &runs[entry.run_count++];
+			*last = (struct log_run){ .first_chunk = change->first_chunk, .kind = (enum log_run_kind)change->kind };
+			if (change->kind == STORE_MAP_CHUNK)
+				last->digests = (const uint8_t(*)[DIGEST_BYTES])(digests + digest_count);
+		}
+		last->chunk_count += change->chunk_count;
+		if (change->kind == STORE_MAP_CHUNK)
+			memcpy(digests[digest_count++], change->digest, DIGEST_BYTES);
+	}
+	return entry.run_count == 0 ? 0 : local_log_locked(local, disk, &entry, failure);
+}
+
+static int update_round_locked(struct local_store *local, int64_t disk, const struct store_round_position *position,
+			       struct failure *failure)
+{
+	AUTO(catalog_round_release) struct catalog_round round = { .number = 0 };
+	int result = catalog_round_get(local->writer, disk, position->number, &round, failure);
+
+	if (result < 0)
+		return result == -ENOENT ? fail(failure, result, "commit: there is no round %u", position->number) : result;
+	round.cursor_bytes = position->cursor_bytes;
+	local_counts_to_row(&position->counts, &round);
+	return catalog_round_update(local->writer, &round, failure);
+}
+
+static int commit_changes_locked(struct local_view *view, const struct store_change *changes, size_t count,
+				 const struct store_round_position *round, uint64_t **ret_ids, struct failure *failure)
+{
+	struct local_store *local = local_of(view->base.store);
+	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
+	AUTO_FREE struct catalog_change *catalog_changes = calloc(count + 1, sizeof(*catalog_changes));
+	uint64_t changed_chunks = 0;
+	int result;
+
+	if (catalog_changes == NULL)
+		return fail_errno(failure, -ENOMEM, "commit");
+	result = add_pending_locked(local, ret_ids, failure);
+	if (result == 0)
+		result = catalog_disk_get(local->writer, view->disk, &disk, failure);
+	if (result == -ENOENT)
+		return fail(failure, -EBADMSG, "disk %s: it is gone from the catalog", view->base.name);
+	if (result == 0)
+		result = make_changes_locked(local, changes, count, *ret_ids, catalog_changes, failure);
+	for (size_t first = 0; result == 0 && first < count;)
+		result = log_some_changes_locked(local, &disk, changes, count, &first, failure);
+	if (result == 0)
+		result = catalog_map_update(local->writer, &disk, catalog_changes, count, &changed_chunks, failure);
+	if (result == 0 && round != NULL)
+		result = update_round_locked(local, disk.id, round, failure);
+	if (result < 0)
+		return result;
+	disk.changed_bytes += changed_chunks * local->base.chunk_bytes;
+	if (changed_chunks > 0)
+		disk.content_round = 0;
+	return catalog_disk_update(local->writer, &disk, failure);
+}
+
+/* Serials that some view may still hold a handle of start here. */
+static uint64_t oldest_needed_serial(const struct local_store *local)
+{
+	uint64_t oldest = UINT64_MAX;
+
+	for (const struct local_view *view = local->views; view != NULL; view = view->next)
+		if (view->since_serial < oldest)
+			oldest = view->since_serial;
+	return oldest;
+}
+
+int local_commit(struct store_view *store_view, const struct store_change *changes, size_t count,
+		 const struct store_round_position *round, struct failure *failure)
+{
+	struct local_view *view = local_view_of(store_view);
+	struct local_store *local = local_of(store_view->store);
+	AUTO_FREE uint64_t *ids = NULL;
+	int result = 0;
+	WITH_LOCK(&local->write_lock);
+
+	if (local->segment != NULL && local->segment_is_dirty)
+		result = segment_writer_sync(local->segment, failure);
+	if (result == 0)
+		result = local_begin_locked(local, failure);
+	if (result < 0)
+		return result;
+	result = commit_changes_locked(view, changes, count, round, &ids, failure);
+	if (result < 0) {
+		local_abandon_locked(local);
+		return result;
+	}
+	result = local_end_locked(local, failure);
+	if (result < 0)
+		return result;
+	view->since_serial = pending_next_serial(&local->pending);
+	if (pending_resolve(&local->pending, ids, oldest_needed_serial(local)) < 0)
+		return fail_errno(failure, -ENOMEM, "commit");
+	return 0;
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Chunks that are in a segment and not in the catalog yet: between store_put_chunk() and store_commit().
+ *
+ * Whoever asks for such a digest meanwhile gets a provisional handle: a serial number. A commit gives all of them ids, whoever put them; other
+ * views of this process may still hold handles, so serial → id is kept until each of them has committed too.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "store/local.h"
+
+int pending_init(struct pending *pending)
+{
+	*pending = (struct pending){ .first_serial = 1, .resolved_first = 1 };
+	return -pthread_mutex_init(&pending->lock, NULL);
+}
+
+void pending_destroy(struct pending *pending)
+{
+	free(pending->chunks);
+	free(pending->index);
+	free(pending->resolved);
+	(void)pthread_mutex_destroy(&pending->lock); /* nobody is left to hold it */
+}
+
+static size_t index_start(const struct pending *pending, const uint8_t digest[DIGEST_BYTES])
+{
+	uint64_t hash;
+
+	memcpy(&hash, digest, sizeof(hash)); /* a digest is as good as random */
+	return (size_t)hash & (pending->index_size - 1);
+}
+
+/* Where the digest is, or where it would go. */
+static size_t index_locate(const struct pending *pending, const uint8_t digest[DIGEST_BYTES])
+{
+	size_t at = index_start(pending, digest);
+
+	while (pending->index[at] != 0 &&
+	       memcmp(pending->chunks[pending->index[at] - 1].digest, digest, DIGEST_BYTES) != 0)
+		at = (at + 1) & (pending->index_size - 1);
+	return at;
+}
+
+store_chunk pending_find(struct pending *pending, const uint8_t digest[DIGEST_BYTES])
+{
+	WITH_LOCK(&pending->lock);
+	size_t at;
+
+	if (pending->count == 0)
+		return 0;
+	at = index_locate(pending, digest);
+	return pending->index[at] == 0 ? 0 : PROVISIONAL_CHUNK | pending->chunks[pending->index[at] - 1].serial;
+}
+
+static int pending_grow(struct pending *pending)
+{
+	size_t capacity = pending->capacity == 0 ? 1024 : pending->capacity * 2;
+	struct pending_chunk *chunks = reallocarray(pending->chunks, capacity, sizeof(*chunks));
+	uint32_t *index;
+
+	if (chunks == NULL)
+		return -ENOMEM;
+	pending->chunks = chunks;
+	index = calloc(capacity * 2, sizeof(*index));
+	if (index == NULL)
+		return -ENOMEM;
+	free(pending->index);
+	pending->index = index;
+	pending->index_size = capacity * 2;
+	pending->capacity = capacity;
+	for (size_t i = 0; i < pending->count; i++)
+		index[index_locate(pending, chunks[i].digest)] = (uint32_t)i + 1;
+	return 0;
+}
+
+int pending_add(struct pending *pending, const struct pending_chunk *chunk, store_chunk *ret_chunk)
+{
+	WITH_LOCK(&pending->lock);
+	struct pending_chunk *slot;
+
+	if (pending->count == pending->capacity && pending_grow(pending) < 0)
+		return -ENOMEM;
+	slot = &pending->chunks[pending->count];
+	*slot = *chunk;
+	slot->serial = pending->first_serial + pending->count;
+	pending->index[index_locate(pending, chunk->digest)] = (uint32_t)pending->count + 1;
+	pending->count++;
+	*ret_chunk = PROVISIONAL_CHUNK | slot->serial;
+	return 0;
+}
+
+uint64_t pending_first_serial(struct pending *pending)
+{
+	WITH_LOCK(&pending->lock);
+
+	return pending->first_serial;
+}
+
+uint64_t pending_next_serial(struct pending *pending)
+{
+	WITH_LOCK(&pending->lock);
+
+	return pending->first_serial + pending->count;
+}
+
+static void forget_resolved(struct pending *pending, uint64_t needed_from)
+{
+	size_t drop;
+
+	if (needed_from <= pending->resolved_first)
+		return;
+	drop = needed_from - pending->resolved_first;
+	if (drop > pending->resolved_count)
+		drop = pending->resolved_count;
+	memmove(pending->resolved, pending->resolved + drop, (pending->resolved_count - drop) * sizeof(uint64_t));
+	pending->resolved_count -= drop;
+	pending->resolved_first += drop;
+}
+
+int pending_resolve(struct pending *pending, const uint64_t *ids, uint64_t needed_from)
+{
+	WITH_LOCK(&pending->lock);
+
+	if (pending->resolved_count + pending->count > pending->resolved_capacity) {
+		size_t capacity = (pending->resolved_count + pending->count) * 2;
+		uint64_t *grown = reallocarray(pending->resolved, capacity, sizeof(*grown));
+
+		if (grown == NULL)
+			return -ENOMEM;
+		pending->resolved = grown;
+		pending->resolved_capacity = capacity;
+	}
+	for (size_t i = 0; i < pending->count; i++)
+		pending->resolved[pending->resolved_count++] = ids[i];
+	pending->first_serial += pending->count;
+	pending->count = 0;
+	if (pending->index != NULL)
+		memset(pending->index, 0, pending->index_size * sizeof(*pending->index));
+	forget_resolved(pending, needed_from);
+	return 0;
+}
+
+uint64_t pending_resolved_id(struct pending *pending, store_chunk chunk)
+{
+	WITH_LOCK(&pending->lock);
+	uint64_t serial = chunk & ~PROVISIONAL_CHUNK;
+
+	if (serial < pending->resolved_first || serial - pending->resolved_first >= pending->resolved_count)
+		return 0;
+	return pending->resolved[serial - pending->resolved_first];
+}

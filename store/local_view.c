@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Views of a local store: a lease, and reading what the map says.
+ *
+ * A chunk is as long as its record says; the place it stands in may be shorter (the last chunk of a disk that was not a multiple of the chunk size and has grown: the
+ * rest reads as zeros) but never shows more than was stored there: shrinking a disk stores its last chunk anew.
+ *
+ * What is returned was checked: header and payload checksums and the length by the segment reader, the record's digest against the tag in the catalog (a record
+ * that is intact and not the one meant: a segment swapped with another), the decompressed length by the codec, and with `deep` the SHA-256.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "store/local.h"
+
+_Static_assert((int)STORE_MAP_PAGE_ENTRIES == CATALOG_PAGE_ENTRIES, "a page of the one is a page of the other");
+_Static_assert((int)STORE_MAP_CHUNK == CATALOG_CHUNK && (int)STORE_MAP_ZERO == CATALOG_ZERO, "kinds agree");
+_Static_assert((int)STORE_MAP_CHUNK == LOG_RUN_CHUNKS && (int)STORE_MAP_ZERO == LOG_RUN_ZERO, "kinds agree");
+
+char *local_disk_lease_name(int64_t disk)
+{
+	char *name = NULL;
+
+	return asprintf(&name, "disk-%lld", (long long)disk) < 0 ? NULL : name;
+}
+
+char *local_image_lease_name(int64_t disk, uint32_t number)
+{
+	char *name = NULL;
+
+	return asprintf(&name, "image-%lld-%u", (long long)disk, number) < 0 ? NULL : name;
+}
+
+/* ---- opening ---- */
+
+static void view_free(struct local_view *view)
+{
+	if (view == NULL)
+		return;
+	lease_release(&view->lease);
+	free(view->lease_name);
+	free(view->base.name);
+	explicit_bzero(view->base.fingerprint_key, sizeof(view->base.fingerprint_key));
+	free(view);
+}
+
+static void view_free_at(struct local_view **view)
+{
+	view_free(*view);
+}
+
+static int take_disk_lease(struct local_store *local, struct local_view *view, const char *name, const char *doing,
+			   struct failure *failure)
+{
+	AUTO_FREE char *us = lease_holder_text(doing);
+	AUTO_FREE char *holder = NULL;
+	int result;
+
+	view->lease_name = local_disk_lease_name(view->disk);
+	if (view->lease_name == NULL || us == NULL)
+		return fail_errno(failure, -ENOMEM, "disk %s", name);
+	result = lease_take(local->locks_fd, view->lease_name, LEASE_EXCLUSIVE, us, &view->lease, &holder, failure);
+	if (result == -EWOULDBLOCK)
+		return fail(failure, -EBUSY, "disk %s: locked by %s; wait for it to finish, or stop it", name,
+			    holder != NULL ? holder : "another process");
+	return result;
+}
+
+static int take_image_lease(struct local_store *local, struct local_view *view, const char *doing,
+			    struct failure *failure)
+{
+	AUTO_FREE char *us = lease_holder_text(doing);
+	int result;
+
+	view->lease_name = local_image_lease_name(view->disk, (uint32_t)view->generation);
+	if (view->lease_name == NULL || us == NULL)
+		return fail_errno(failure, -ENOMEM, "image %s", view->base.name);
+	result = lease_take(local->locks_fd, view->lease_name, LEASE_SHARED, us, &view->lease, NULL, failure);
+	if (result == -EWOULDBLOCK)
+		return fail(failure, -EBUSY, "image %s: it is being deleted", view->base.name);
+	return result;
+}
+
+static int open_live(struct local_store *local, struct catalog *catalog, struct catalog_disk *disk,
+		     const char *doing, struct local_view *view, struct failure *failure)
+{
+	int result;
+
+	view->base.name = strdup(disk->name);
+	if (view->base.name == NULL)
+		return fail_errno(failure, -ENOMEM, "disk %s", disk->name);
+	result = take_disk_lease(local, view, disk->name, doing, failure);
+	if (result < 0)
+		return result;
+	/* it may have been removed, and another been made, before the lease was ours; what was read then may have changed */
+	catalog_disk_release(disk);
+	result = catalog_disk_get(catalog, view->disk, disk, failure);
+	if (result == -ENOENT || (result == 0 && disk->state != CATALOG_ALIVE))
+		return fail(failure, -ENOENT, "disk %s: it was removed just now", view->base.name);
+	if (result == 0)
+		view->base.size_bytes = disk->size_bytes;
+	return result;
+}
+
+static int open_image(struct local_store *local, struct catalog *catalog, const struct catalog_disk *disk,
+		      uint32_t number, const char *doing, struct local_view *view, struct failure *failure)
+{
+	AUTO(catalog_image_release) struct catalog_image image = { .number = 0 };
+	int result;
+
+	if (asprintf(&view->base.name, "%s@%u", disk->name, number) < 0) {
+		view->base.name = NULL;
+		return fail_errno(failure, -ENOMEM, "disk %s", disk->name);
+	}
+	view->generation = number; /* names the lease */
+	result = take_image_lease(local, view, doing, failure);
+	/* looked up under the lease: from here on it can't be deleted */
+	if (result == 0)
+		result = local_find_image(catalog, disk, number, &image, failure);
+	if (result < 0)
+		return result;
+	view->generation = image.generation;
+	view->base.size_bytes = image.size_bytes;
+	return 0;
+}
+
+int local_view_open(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
+		    const char *doing, struct store_view **ret_view, struct failure *failure)
+{
+	struct local_store *local = local_of(store);
+	AUTO(view_free_at) struct local_view *view = calloc(1, sizeof(*view));
+	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
+	POOLED_READER(reader, local);
+	uint32_t number = 0;
+	int result;
+
+	if (view == NULL)
+		return fail_errno(failure, -ENOMEM, "disk %s", reference->disk);
+	view->base.store = store;
+	view->base.mode = mode;
+	view->lease = LEASE_NONE;
+	result = pooled_reader_open(&reader, failure);
+	if (result == 0)
+		result = local_find_disk(reader.catalog, reference->disk, &disk, failure);
+	if (result == 0 && reference->which != STORE_LIVE)
+		result = local_resolve_image(store, reference, &number, failure);
+	if (result < 0)
+		return result;
+	view->disk = disk.id;
+	if (reference->which == STORE_LIVE)
+		result = open_live(local, reader.catalog, &disk, doing, view, failure);
+	else
+		result = open_image(local, reader.catalog, &disk, number, doing, view, failure);
+	if (result < 0)
+		return result;
+	view->base.sector_bytes = disk.sector_bytes;
+	memcpy(view->base.fingerprint_key, disk.fingerprint_key, FINGERPRINT_KEY_BYTES);
+	if (mode == VIEW_WRITE) {
+		WITH_LOCK(&local->write_lock);
+		view->since_serial = pending_first_serial(&local->pending);
+		view->next = local->views;
+		local->views = view;
+	}
+	*ret_view = &take_ptr(view)->base;
+	return 0;
+}
+
+void local_view_close(struct store_view *store_view)
+{
+	struct local_view *view = local_view_of(store_view);
+	struct local_store *local = local_of(store_view->store);
+
+	if (store_view->mode == VIEW_WRITE) {
+		WITH_LOCK(&local->write_lock);
+		struct local_view **at = &local->views;
+
+		while (*at != view)
+			at = &(*at)->next;
+		*at = view->next;
+	}
+	view_free(view);
+}
+
+/* ---- reading ---- */
+
+int local_view_map(struct store_view *store_view, uint64_t page, struct store_map_page *ret_map, struct failure *failure)
+{
+	struct local_view *view = local_view_of(store_view);
+	struct local_store *local = local_of(store_view->store);
+	AUTO_FREE struct catalog_page *content = malloc(sizeof(*content));
+	POOLED_READER(reader, local);
+	int result = pooled_reader_open(&reader, failure);
+
+	if (content == NULL)
+		return fail_errno(failure, -ENOMEM, "%s", store_view->name);
+	if (result == 0 && view->generation == 0)
+		result = catalog_map_read(reader.catalog, view->disk, page, content, failure);
+	else if (result == 0)
+		result = catalog_map_read_at(reader.catalog, view->disk, view->generation, page, content, failure);
+	if (result < 0)
+		return result;
+	for (unsigned i = 0; i < STORE_MAP_PAGE_ENTRIES; i++) {
+		const struct catalog_entry *from = &content->entries[i];
+		struct store_map_entry *to = &ret_map->entries[i];
+
+		*to = (struct store_map_entry){ .chunk = from->chunk,
+						.since_generation = from->since,
+						.kind = from->kind,
+						.has_fingerprint = from->has_fingerprint };
+		memcpy(to->fingerprint, from->fingerprint, FINGERPRINT_BYTES);
+	}
+	return 0;
+}
+
+int local_view_next_page(struct store_view *store_view, uint64_t from_page, uint64_t *ret_page, struct failure *failure)
+{
+	struct local_view *view = local_view_of(store_view);
+	POOLED_READER(reader, local_of(store_view->store));
+	int result = pooled_reader_open(&reader, failure);
+
+	if (result < 0)
+		return result;
+	return catalog_map_next(reader.catalog, view->disk, view->generation, from_page, ret_page, failure);
+}
+
+static int locate(struct local_store *local, store_chunk chunk, struct catalog_location *ret_location,
+		  struct failure *failure)
+{
+	POOLED_READER(reader, local);
+	int result = pooled_reader_open(&reader, failure);
+
+	if (result < 0)
+		return result;
+	result = catalog_chunk_get(reader.catalog, chunk, ret_location, failure);
+	if (result == -ENOENT)
+		return fail(failure, -EBADMSG, "chunk %llu: the catalog doesn't know where it is", (unsigned long long)chunk);
+	return result;
+}
+
+static int check_digest(struct store_scratch *scratch, const struct record_header *header, const void *plain,
+			const struct catalog_location *location, struct failure *failure)
+{
+	uint8_t digest[DIGEST_BYTES];
+	int result = hasher_digest(scratch->hasher, plain, header->plain_bytes, digest, failure);
+
+	if (result == 0 && memcmp(digest, header->digest, DIGEST_BYTES) != 0)
+		return fail(failure, -EBADMSG, "segment %08x, offset %u: content and SHA-256 differ", location->segment,
+			    location->off_bytes);
+	return result;
+}
+
+/* Decodes into `plain` if it has the record's length, else by way of a buffer of its own. */
+static int decode(struct store_scratch *scratch, const struct record_header *header, const struct catalog_location *location,
+		  void *plain, uint32_t plain_bytes, bool deep, struct failure *failure)
+{
+	AUTO_FREE uint8_t *other = NULL;
+	void *decoded = plain;
+	int result;
+
+	if (header->plain_bytes != plain_bytes)
+		decoded = other = malloc(header->plain_bytes);
+	if (decoded == NULL)
+		return fail_errno(failure, -ENOMEM, "chunk");
+	result = codec_decode(scratch->codec, header, scratch->stored, decoded, failure);
+	if (result == 0 && deep)
+		result = check_digest(scratch, header, decoded, location, failure);
+	if (result < 0 || other == NULL)
+		return result;
+	uint32_t common = header->plain_bytes < plain_bytes ? header->plain_bytes : plain_bytes;
+	memcpy(plain, other, common);
+	memset((uint8_t *)plain + common, 0, plain_bytes - common);
+	return 0;
+}
+
+int local_view_read_chunk(struct store_view *view, struct store_scratch *scratch, store_chunk chunk, void *plain,
+			  uint32_t plain_bytes, bool deep, struct failure *failure)
+{
+	struct local_store *local = local_of(view->store);
+	struct catalog_location location;
+	struct record_header header;
+	int result;
+
+	if ((chunk & PROVISIONAL_CHUNK) != 0 || chunk == 0)
+		return fail(failure, -EINVAL, "chunk %llx: not committed", (unsigned long long)chunk);
+	result = locate(local, chunk, &location, failure);
+	if (result == 0)
+		result = segment_reader_read(local->reader, location.segment, location.off_bytes, location.stored_bytes,
+					     &header, scratch->stored, failure);
+	if (result < 0)
+		return result;
+	if (header.type != RECORD_CHUNK || catalog_tag(header.digest) != location.tag ||
+	    header.plain_bytes > local->base.chunk_bytes)
+		return fail(failure, -EBADMSG, "segment %08x, offset %u: another record than the one expected", location.segment,
+			    location.off_bytes);
+	return decode(scratch, &header, &location, plain, plain_bytes, deep, failure);
+}
+
+void local_view_prefetch(struct store_view *view, const store_chunk *chunks, size_t count)
+{
+	struct local_store *local = local_of(view->store);
+	POOLED_READER(reader, local);
+	struct catalog_location run = { .segment = 0 };
+	uint64_t run_bytes = 0;
+
+	if (pooled_reader_open(&reader, NULL) < 0)
+		return;
+	for (size_t i = 0; i < count; i++) {
+		struct catalog_location at;
+
+		if (chunks[i] == 0 || (chunks[i] & PROVISIONAL_CHUNK) != 0 ||
+		    catalog_chunk_get(reader.catalog, chunks[i], &at, NULL) < 0)
+			continue;
+		if (at.segment == run.segment && at.off_bytes == run.off_bytes + run_bytes) {
+			run_bytes += record_total_bytes(at.stored_bytes);
+			continue;
+		}
+		if (run_bytes > 0)
+			segment_reader_prefetch(local->reader, run.segment, run.off_bytes, run_bytes);
+		run = at;
+		run_bytes = record_total_bytes(at.stored_bytes);
+	}
+	if (run_bytes > 0)
+		segment_reader_prefetch(local->reader, run.segment, run.off_bytes, run_bytes);
+}
+
+/* ---- size ---- */
+
+/* Everything from chunk `first` on becomes nothing, in commits of bounded size. */
+static int drop_from(struct store_view *view, uint64_t first, struct failure *failure)
+{
+	enum { PAGES_A_COMMIT = 256 };
+
+	for (;;) {
+		uint64_t page, start;
+		struct store_change change = { .kind = STORE_MAP_NOTHING };
+		int result = local_view_next_page(view, first / STORE_MAP_PAGE_ENTRIES, &page, failure);
+
+		if (result < 0 || page == UINT64_MAX)
+			return result;
+		start = page * STORE_MAP_PAGE_ENTRIES;
+		change.first_chunk = start < first ? first : start;
+		change.chunk_count = (page + PAGES_A_COMMIT) * STORE_MAP_PAGE_ENTRIES - change.first_chunk;
+		result = local_commit(view, &change, 1, NULL, failure);
+		if (result < 0)
+			return result;
+		first = change.first_chunk + change.chunk_count;
+	}
+}
+
+/* The last chunk of the smaller disk is stored anew, so that growing again doesn't show what was cut off. */
+static int shorten_last_chunk(struct store_view *view, uint64_t size_bytes, struct failure *failure)
+{
+	uint32_t chunk_bytes = view->store->chunk_bytes;
+	uint32_t last_bytes = (uint32_t)(size_bytes % chunk_bytes);
+	uint64_t index = size_bytes / chunk_bytes;
+	struct local_store *local = local_of(view->store);
+	AUTO_FREE struct store_map_page *map = malloc(sizeof(*map));
+	AUTO_FREE uint8_t *plain = malloc(chunk_bytes);
+	AUTO(scratch_free_at) struct store_scratch *scratch = NULL;
+	struct store_change change = { .first_chunk = index, .chunk_count = 1, .kind = STORE_MAP_CHUNK };
+	const struct store_map_entry *entry;
+	struct store_encoded encoded;
+	uint64_t new_bytes;
+	int result;
+
+	if (map == NULL || plain == NULL)
+		return fail_errno(failure, -ENOMEM, "disk %s", view->name);
+	result = local_view_map(view, index / STORE_MAP_PAGE_ENTRIES, map, failure);
+	entry = &map->entries[index % STORE_MAP_PAGE_ENTRIES];
+	if (result < 0 || last_bytes == 0 || entry->kind != STORE_MAP_CHUNK)
+		return result;
+	result = store_scratch_new(&scratch, failure);
+	if (result == 0)
+		result = local_view_read_chunk(view, scratch, entry->chunk, plain, last_bytes, false, failure);
+	if (result == 0)
+		result = hasher_digest(scratch->hasher, plain, last_bytes, change.digest, failure);
+	if (result == 0)
+		result = local_find_chunks(&local->base, (const uint8_t(*)[DIGEST_BYTES]) & change.digest, 1, &change.chunk,
+					   failure);
+	if (result == 0 && change.chunk == 0) {
+		result = store_encode_chunk(scratch, CODEC_LEVEL_DEFAULT, change.digest, plain, last_bytes, &encoded, failure);
+		if (result == 0)
+			result = local_put_chunk(view, &encoded, &change.chunk, &new_bytes, failure);
+	}
+	if (result == 0)
+		result = hasher_fingerprint(scratch->hasher, view->fingerprint_key, plain, last_bytes, change.fingerprint,
+					    failure);
+	return result == 0 ? local_commit(view, &change, 1, NULL, failure) : result;
+}
+
+int local_resize_disk(struct store_view *store_view, uint64_t size_bytes, struct failure *failure)
+{
+	struct local_view *view = local_view_of(store_view);
+	struct local_store *local = local_of(store_view->store);
+	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
+	struct log_entry entry = { .op = LOG_RESIZE, .size_bytes = size_bytes };
+	uint32_t chunk_bytes = local->base.chunk_bytes;
+	int result = 0;
+
+	if (size_bytes < store_view->size_bytes) {
+		result = drop_from(store_view, size_bytes / chunk_bytes + (size_bytes % chunk_bytes != 0), failure);
+		if (result == 0)
+			result = shorten_last_chunk(store_view, size_bytes, failure);
+	}
+	if (result < 0)
+		return result;
+	WITH_LOCK(&local->write_lock);
+	result = local_begin_locked(local, failure);
+	if (result < 0)
+		return result;
+	result = catalog_disk_get(local->writer, view->disk, &disk, failure);
+	if (result == 0)
+		result = local_log_locked(local, &disk, &entry, failure);
+	disk.size_bytes = size_bytes;
+	if (result == 0)
+		result = catalog_disk_update(local->writer, &disk, failure);
+	if (result < 0) {
+		local_abandon_locked(local);
+		return result;
+	}
+	result = local_end_locked(local, failure);
+	if (result == 0)
+		store_view->size_bytes = size_bytes;
+	return result;
+}

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A store: disks, their images, and every byte of them.
+ *
+ * Read this header first. Everything above (rounds, exports, the command, later NBD and FUSE) talks to a store through
+ * these functions and can't tell what kind of store it is: a directory on this host (store_open_local), a fake one in memory for tests
+ * (store_fake.h), later one behind a gateway. Each kind fills in the table of functions in store_ops.h; the functions here check
+ * what comes in, once for all kinds, and call it.
+ *
+ * The words are those of docs/architecture.md: a disk has live content and images; content is a map of chunks; a chunk is
+ * a piece of chunk_bytes (the last one of a disk may be shorter) named by its SHA-256.
+ *
+ *     struct store *store;                        struct store_view *view;
+ *     store_open_local("/srv/ferry", …, &store);  store_view_open(store, &reference, VIEW_READ, "wherry export", &view);
+ *     …                                           store_view_read(view, buffer, len, off); …
+ *     store_close(store);                         store_view_close(view);
+ *
+ * Common to all: 0 or a negative errno; outputs untouched on failure; strings in outputs belong to the output and are released by
+ * its …_free(); a store may be used by many threads, a view too unless said otherwise.
+ *
+ * Errors to expect everywhere: -EIO (device), -EBADMSG (damage found: a checksum, a length, an impossible row), -EROFS (the store is read-only),
+ * -ENOSPC, -ENOMEM, -EBUSY (locked by somebody, who is named).
+ */
+#ifndef WHERRY_STORE_STORE_H
+#define WHERRY_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/failure.h"
+#include "store/hash.h"
+
+/* ---- limits and names ---- */
+
+enum {
+	STORE_NAME_MOST_BYTES = 63,
+	STORE_LABEL_MOST_BYTES = 255,
+	STORE_CHUNK_LEAST_BYTES = 16 << 10,
+	STORE_CHUNK_MOST_BYTES = 1 << 20,
+	STORE_CHUNK_DEFAULT_BYTES = 64 << 10,
+	STORE_KEEP_MOST = 1000000,
+};
+#define STORE_DISK_MOST_BYTES ((uint64_t)1 << 60)
+
+/* [a-z0-9][a-z0-9._-]{0,62}. -EINVAL with a message that says what is wrong and, where easy, a name that would do. */
+int store_check_name(const char *name, struct failure *failure);
+
+enum store_which { STORE_LIVE, STORE_NUMBER, STORE_LATEST };
+
+/* DISK, DISK@N, DISK@latest, each with /P for partition P. */
+struct store_reference {
+	char disk[STORE_NAME_MOST_BYTES + 1];
+	enum store_which which;
+	uint32_t number;    /* STORE_NUMBER: from 1 */
+	uint32_t partition; /* from 1; 0: the whole disk */
+};
+int store_parse_reference(const char *text, struct store_reference *ret_reference, struct failure *failure);
+
+/* How far an image can be trusted. */
+enum store_consistency {
+	STORE_CLEAN = 0,  /* the source was not in use */
+	STORE_FROZEN = 1, /* it was a snapshot or a frozen file system */
+	STORE_FUZZY = 2,  /* it was being changed meanwhile */
+};
+const char *store_consistency_name(enum store_consistency consistency); /* "clean", "frozen", "fuzzy" */
+
+/* ---- opening ---- */
+
+struct store;
+
+struct store_options {
+	bool read_only;			 /* every change is refused; works on a read-only file system */
+	const struct notices *notices;	 /* may be NULL; must outlive the store */
+};
+
+/*
+ * Makes a store in `path`: the folder is created, or must be empty. chunk_bytes: a power of two in the limits. On return
+ * it is durable. -EEXIST when there is a store, -ENOTEMPTY when there is something else.
+ */
+int store_create_local(const char *path, uint32_t chunk_bytes, struct failure *failure);
+
+/*
+ * -ENOENT (no such store; says how to make one), -EINVAL (not a store), -EPROTONOSUPPORT (a newer format), -EROFS (asked to write, can't), -EACCES.
+ * What a killed process left half done and that matters (deletions under way) is finished when the first change is made, not here.
+ */
+int store_open_local(const char *path, const struct store_options *options, struct store **ret_store,
+		     struct failure *failure);
+void store_close(struct store *store); /* all views closed before; NULL is fine */
+
+uint32_t store_chunk_bytes(const struct store *store);
+const char *store_location(const struct store *store); /* for messages: the path */
+
+/* True if `path` names something inside a local store's folder, or the folder itself. */
+int store_contains_path(struct store *store, const char *path, bool *ret_contains, struct failure *failure);
+
+/* ---- listings ---- */
+
+struct store_disk {
+	char name[STORE_NAME_MOST_BYTES + 1];
+	uint64_t size_bytes;
+	uint32_t sector_bytes;
+	uint32_t images;	 /* how many there are */
+	uint32_t live_generation;
+	char *mirror_of;	 /* the source it mirrors, NULL if none */
+	char *open_by;		 /* who has the live disk open, NULL if nobody */
+	char *parent;		 /* "web01@3" for a clone, else NULL */
+	uint32_t keep;		 /* policy: at most so many images; 0: no policy */
+	int level;		 /* policy: compression level; -1: default */
+	uint64_t limit_bytes_per_second; /* policy: 0: none */
+	int64_t created_at;
+};
+struct store_image {
+	char disk[STORE_NAME_MOST_BYTES + 1];
+	uint32_t number;
+	int64_t created_at;	 /* unix seconds */
+	uint64_t size_bytes;
+	uint64_t changed_bytes;	 /* plain bytes that differ from the image before */
+	uint64_t unique_bytes;	 /* stored bytes that deleting just this image would free */
+	char *label;		 /* or NULL */
+	bool pinned;
+	bool in_use;		 /* leased or has clones */
+	char *in_use_by;	 /* in words, or NULL */
+	enum store_consistency consistency;
+	uint32_t round;		 /* 0: not made by a round */
+	char *details;		 /* JSON object text or NULL: {"read_errors":[…], "fuzzy_because":"…"} */
+};
+enum store_round_state { ROUND_RUNNING, ROUND_STOPPED, ROUND_FAILED, ROUND_DONE };
+const char *store_round_state_name(enum store_round_state state);
+
+/* All in bytes. */
+struct store_round_counts {
+	uint64_t total;	   /* to be looked at: the disk less what is left out and holes */
+	uint64_t done;	   /* of it */
+	uint64_t read;	   /* read from the source */
+	uint64_t left_out; /* not read on purpose */
+	uint64_t zero;	   /* known or found to be zero */
+	uint64_t changed;  /* plain bytes of chunks whose content changed, also to zero */
+	uint64_t stored;   /* new bytes in segments */
+	uint64_t sent;	   /* over a network; 0 for local stores */
+};
+struct store_round {
+	char disk[STORE_NAME_MOST_BYTES + 1];
+	uint32_t number;
+	enum store_round_state state;
+	char *source;
+	int64_t started_at;
+	int64_t finished_at; /* 0: not yet */
+	struct store_round_counts counts;
+	char *error; /* or NULL */
+};
+
+/* `name` NULL: all. Sorted by name, by number. -ENOENT names the disk and the nearest one there is. Caller frees with …_free_list(list, count). */
+int store_list_disks(struct store *store, const char *name, struct store_disk **ret_list, size_t *ret_count,
+		     struct failure *failure);
+int store_list_images(struct store *store, const char *name, struct store_image **ret_list, size_t *ret_count,
+		      struct failure *failure);
+int store_list_rounds(struct store *store, const char *name, struct store_round **ret_list, size_t *ret_count,
+		      struct failure *failure);
+void store_disks_free(struct store_disk *list, size_t count);
+void store_images_free(struct store_image *list, size_t count);
+void store_rounds_free(struct store_round *list, size_t count);
+
+/* ---- disks and policies: durable on return ---- */
+
+struct store_disk_params {
+	const char *name;
+	uint64_t size_bytes;   /* 1 .. STORE_DISK_MOST_BYTES */
+	uint32_t sector_bytes; /* 512 .. 65536, a power of two */
+	const char *mirror_of; /* NULL: nobody's mirror */
+};
+/* -EEXIST */
+int store_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure);
+
+/* With all its images. -EBUSY when it or one of them is in use (by whom), or an image is pinned (which). dry_run: only says whether it could. */
+int store_remove_disk(struct store *store, const char *name, bool dry_run, struct failure *failure);
+
+/* Fields that are set are changed; a running round obeys limit and level within two seconds. */
+struct store_policy {
+	bool set_keep, set_level, set_limit;
+	uint32_t keep;
+	int level; /* -1: default */
+	uint64_t limit_bytes_per_second;
+};
+int store_set_policy(struct store *store, const char *name, const struct store_policy *policy,
+		     struct failure *failure);
+
+/* ---- images: durable on return ---- */
+
+/* -ENOENT (says which there are), -EBUSY: pinned, or in use (by whom). Cost follows what only this image held. */
+int store_delete_image(struct store *store, const char *disk, uint32_t number, bool dry_run,
+		       uint64_t *ret_freed_bytes, struct failure *failure);
+int store_pin_image(struct store *store, const char *disk, uint32_t number, bool pinned, struct failure *failure);
+
+/* "latest" and numbers to an existing number; -ENOENT says which there are. */
+int store_resolve_image(struct store *store, const struct store_reference *reference, uint32_t *ret_number,
+			struct failure *failure);
+
+struct store_retention {
+	uint32_t *deleted; /* numbers, ascending */
+	size_t deleted_count;
+	struct {
+		uint32_t number;
+		char *why; /* "pinned", "in use by …" */
+	} *kept;	   /* older than what was kept, would have gone, but could not */
+	size_t kept_count;
+};
+/* At most `keep` (>= 1) images stay; the oldest that are neither pinned nor in use go first. The newest image never goes. */
+int store_retain(struct store *store, const char *disk, uint32_t keep, bool dry_run,
+		 struct store_retention *ret_retention, struct failure *failure);
+void store_retention_free(struct store_retention *retention);
+
+/* ---- views: content ---- */
+
+enum store_view_mode {
+	VIEW_READ,  /* an image (shared lease: it can't be deleted meanwhile), or a live disk as of the moment of opening: no lease, see
+		     * below */
+	VIEW_WRITE, /* the live disk, exclusively */
+};
+struct store_view;
+
+/*
+ * `doing` says who we are, for whoever finds it locked: "wherry sync /dev/sda web01".
+ * VIEW_READ of live content takes the exclusive lease too (nobody else can be writing), so that what is read is one state.
+ * reference->partition is not looked at here. -EBUSY, -ENOENT.
+ */
+int store_view_open(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
+		    const char *doing, struct store_view **ret_view, struct failure *failure);
+void store_view_close(struct store_view *view);
+
+struct store *store_view_store(const struct store_view *view);
+const char *store_view_name(const struct store_view *view); /* "web01", "web01@3" */
+uint64_t store_view_size(const struct store_view *view);
+uint32_t store_view_sector_bytes(const struct store_view *view);
+const uint8_t *store_view_fingerprint_key(const struct store_view *view); /* FINGERPRINT_KEY_BYTES; secret */
+
+/* A chunk as the store names it: 0 is none. Valid as long as the view is open. */
+typedef uint64_t store_chunk;
+
+enum store_map_kind {
+	STORE_MAP_NOTHING = 0, /* reads as zeros (a clone: as its base) */
+	STORE_MAP_ZERO = 1,    /* zeros written over a clone's base */
+	STORE_MAP_CHUNK = 2,
+};
+struct store_map_entry {
+	store_chunk chunk;
+	uint32_t since_generation;
+	uint8_t kind;		   /* enum store_map_kind */
+	bool has_fingerprint;	   /* false in images, and after a rebuild */
+	uint8_t fingerprint[FINGERPRINT_BYTES];
+};
+enum { STORE_MAP_PAGE_ENTRIES = 256 };
+/* Entries page * STORE_MAP_PAGE_ENTRIES …; those beyond the disk's end are STORE_MAP_NOTHING. */
+struct store_map_page {
+	struct store_map_entry entries[STORE_MAP_PAGE_ENTRIES];
+};
+
+/* One page of the map. A page never written is all STORE_MAP_NOTHING. */
+int store_view_map(struct store_view *view, uint64_t page, struct store_map_page *ret_map, struct failure *failure);
+
+/* The first page >= from that may hold something; *ret_page = UINT64_MAX when there is none. Lets a walk cost what is mapped, not what the disk's size is. */
+int store_view_next_page(struct store_view *view, uint64_t from_page, uint64_t *ret_page, struct failure *failure);
+
+/*
+ * The plain bytes of one chunk, as long as the disk says (`plain_bytes`), checked (R4): length, checksums, that it is the chunk meant; with
+ * `deep` its SHA-256 is recomputed as well. `scratch` belongs to one thread. -EBADMSG: damaged, the message has segment and offset.
+ */
+struct store_scratch; /* decompression contexts and buffers of one thread */
+int store_scratch_new(struct store_scratch **ret_scratch, struct failure *failure);
+void store_scratch_free(struct store_scratch *scratch);
+int store_view_read_chunk(struct store_view *view, struct store_scratch *scratch, store_chunk chunk, void *plain,
+			  uint32_t plain_bytes, bool deep, struct failure *failure);
+
+/* Says that these chunks will be read soon, in this order. A hint. */
+void store_view_prefetch(struct store_view *view, const store_chunk *chunks, size_t count);
+
+/* ---- writing whole chunks: rounds ---- */
+
+/*
+ * Which of these are there already (committed, or put through this store handle and not committed yet)? 0 where it isn't. Any thread.
+ */
+int store_find_chunks(struct store *store, const uint8_t (*digests)[DIGEST_BYTES], size_t count,
+		      store_chunk *ret_chunks, struct failure *failure);
+
+/* Compresses one chunk as the store wants it. Any thread, with its own scratch; `ret_stored` points into the scratch. */
+struct store_encoded {
+	uint8_t digest[DIGEST_BYTES];
+	uint8_t codec;
+	uint8_t cipher;
+	uint32_t plain_bytes;
+	uint32_t stored_bytes;
+	const void *stored; /* borrowed */
+};
+
+/*
+ * Hands over a new chunk. Not durable, and not to be referenced by anything but a commit of this view.
+ * If the same digest was put before, that one is returned and *ret_new_bytes is 0, else the bytes that it takes.
+ * The view must be VIEW_WRITE; one thread at a time.
+ */
+int store_put_chunk(struct store_view *view, const struct store_encoded *encoded, store_chunk *ret_chunk,
+		    uint64_t *ret_new_bytes, struct failure *failure);
+
+struct store_change {
+	uint64_t first_chunk;
+	uint64_t chunk_count;	 /* 1 unless kind is NOTHING or ZERO */
+	uint8_t kind;		 /* enum store_map_kind */
+	bool refresh;		 /* same content as before, only the fingerprint is new: not a change */
+	store_chunk chunk;
+	uint8_t digest[DIGEST_BYTES];
+	uint8_t fingerprint[FINGERPRINT_BYTES];
+};
+
+/*
+ * Makes all of it durable and visible at once, with the round's position: chunks put, changes to the map, the round's cursor and counts (`round` may be
+ * NULL when no round is under way). changes are ascending and don't overlap; at most STORE_COMMIT_MOST_CHANGES. R1, R2.
+ * -ESTALE: a chunk that store_find_chunks() had found was cleaned away since; nothing was changed; go back to the last
+ * commit's position and read on from there.
+ */
+enum { STORE_COMMIT_MOST_CHANGES = 65536 };
+struct store_round_position {
+	uint32_t number;
+	uint64_t cursor_bytes; /* everything below it is done */
+	struct store_round_counts counts;
+};
+int store_commit(struct store_view *view, const struct store_change *changes, size_t count,
+		 const struct store_round_position *round, struct failure *failure);
+
+/* Durable. Growing adds zeros; shrinking drops what is beyond from live content, images keep it. View must be VIEW_WRITE. */
+int store_resize_disk(struct store_view *view, uint64_t size_bytes, struct failure *failure);
+
+struct store_image_params {
+	const char *label; /* or NULL */
+	enum store_consistency consistency;
+	uint32_t round;	     /* 0: none */
+	const char *details; /* JSON object text or NULL */
+};
+/* An image of the live content as of the last commit. Instant, durable. */
+int store_create_image(struct store_view *view, const struct store_image_params *params, uint32_t *ret_number,
+		       struct failure *failure);
+
+/* ---- rounds ---- */
+
+struct store_round_params {
+	const char *source;	     /* for people */
+	const char *source_identity; /* a round resumes only if this, and how, are the same */
+	const char *how;	     /* what influences which bytes are read: options, sizes; opaque text */
+	const char *start_stamp;     /* source_change_stamp() at the start; "" unknown */
+	const char *dirty_bitmaps;   /* names that the source offers, '\n' between; "" none */
+	uint64_t dirty_bytes;	     /* how much the bitmap in use said was dirty at the start */
+	bool has_limit, has_level;   /* for this round only; else the disk's policy */
+	uint64_t limit_bytes_per_second;
+	int level;
+};
+struct store_round_begun {
+	uint32_t number;
+	bool resumed;
+	uint64_t cursor_bytes;		  /* where to go on */
+	struct store_round_counts counts; /* so far */
+	char *start_stamp;		  /* of the round's first start */
+	char *details;			  /* what the round noted so far (store_note_round), or NULL */
+	/* the last round that is done, and led to what the live content is now; NULL/0 when there is none or the live content was written by
+	 * something else since */
+	char *previous_identity;
+	char *previous_dirty_bitmaps;
+	uint64_t previous_dirty_bytes;
+};
+/*
+ * Goes on with the disk's unfinished round when source_identity and how agree, else marks it as failed ("superseded") and starts
+ * a new one at 0. Sets the disk's mirror_of to `source`. View must be VIEW_WRITE: so nobody else runs one.
+ */
+int store_begin_round(struct store_view *view, const struct store_round_params *params,
+		      struct store_round_begun *ret_begun, struct failure *failure);
+void store_round_begun_free(struct store_round_begun *begun);
+
+/* Keeps JSON text with the round (read errors so far, …): durable with the next commit or at once if `now`. */
+int store_note_round(struct store_view *view, uint32_t number, const char *details, struct failure *failure);
+
+/* ROUND_DONE, ROUND_STOPPED or ROUND_FAILED (with the error). Durable. */
+int store_finish_round(struct store_view *view, uint32_t number, enum store_round_state state, const char *error,
+		       const struct store_round_counts *counts, struct failure *failure);
+
+/* What `set` or the round's own options say now; cheap enough for every second. Any thread. */
+struct store_throttle {
+	uint64_t limit_bytes_per_second; /* 0: none */
+	int level;			 /* never -1 */
+};
+int store_round_throttle(struct store_view *view, uint32_t number, struct store_throttle *ret_throttle,
+			 struct failure *failure);
+
+/* ---- encoding, for who puts chunks ---- */
+int store_encode_chunk(struct store_scratch *scratch, int level, const uint8_t digest[DIGEST_BYTES],
+		       const void *plain, uint32_t plain_bytes, struct store_encoded *ret_encoded,
+		       struct failure *failure);
+/* The hasher of this scratch: for digests and fingerprints on the same thread. */
+struct hasher *store_scratch_hasher(struct store_scratch *scratch);
+
+#endif

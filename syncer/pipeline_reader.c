@@ -1,0 +1,574 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The reading stage: from the plan to units full of content.
+ *
+ * The disk is cut at multiples of UNIT_BYTES. Within a unit the pieces that the plan wants are read; pieces less than READ_THROUGH_BYTES apart are read in
+ * one request, because seeking costs more; whatever the plan does not want is then set to zero, so that what is left out reads as zeros whether
+ * it was read along or not.
+ *
+ * With a dirty bitmap a chunk is read if any part of it is dirty. Of those called clean, a sample is read all the same and must prove to
+ * be the same: a bitmap that lost blocks (over a reboot, or one made anew under the same name) is worth nothing, and silently so.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/cleanup.h"
+#include "syncer/pipeline_internal.h"
+#include "syncer/source_internal.h"
+
+enum {
+	READ_THROUGH_BYTES = 32 << 10,
+	SAMPLE_EVERY = 64,    /* one of so many clean chunks, by chance */
+	SAMPLES_MOST = 16384, /* 1 GiB at 64 KiB a chunk */
+};
+
+struct reader {
+	struct pipeline *pipeline;
+	struct source *source;
+	unsigned in_flight;
+	unsigned most_in_flight;
+	uint32_t align_bytes;
+	uint64_t at_bytes; /* everything before has been made into units */
+	struct plan_range range; /* of the plan, that contains at_bytes; len 0: not asked yet */
+	struct shared_page *page; /* the last one used */
+	uint64_t next_mapped_page; /* pages in [at, this) hold nothing; valid if known_from <= page of at */
+	bool next_mapped_is_known;
+	bool dirty, dirty_is_known; /* answer of the bitmap for [.., dirty_end) */
+	uint64_t dirty_end;
+	uint64_t random;
+	unsigned samples;
+	struct failure failure;
+};
+
+/* xorshift64: only which chunks to look at, nothing secret */
+static uint64_t next_random(struct reader *reader)
+{
+	reader->random ^= reader->random << 13;
+	reader->random ^= reader->random >> 7;
+	reader->random ^= reader->random << 17;
+	return reader->random;
+}
+
+static uint64_t min64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* ---- handing units on ---- */
+
+static void hand_to_workers(struct pipeline *pipeline, struct unit *unit)
+{
+	WITH_LOCK(&pipeline->lock);
+
+	unit_queue_put(&pipeline->work, unit);
+	(void)pthread_cond_broadcast(&pipeline->changed);
+}
+
+static void hand_to_committer(struct pipeline *pipeline, struct unit *unit)
+{
+	WITH_LOCK(&pipeline->lock);
+
+	pipeline->order[unit->sequence % UNIT_COUNT] = unit;
+	(void)pthread_cond_broadcast(&pipeline->changed);
+}
+
+/* ---- finished reads ---- */
+
+static void note_bad_range(void *opaque, uint64_t off_bytes, uint64_t len_bytes)
+{
+	struct reader *reader = opaque;
+	struct pipeline *pipeline = reader->pipeline;
+	WITH_LOCK(&pipeline->lock);
+
+	(void)range_list_add(pipeline->params->read_errors, off_bytes, len_bytes, &reader->failure); /* looked at by salvage() */
+	pipeline->errors_are_noted = false;
+}
+
+static void note_first_bad_range(void *opaque, uint64_t off_bytes, uint64_t len_bytes)
+{
+	struct reader *reader = opaque;
+
+	(void)fail(&reader->failure, -EIO,
+		   "source %s: can't read %" PRIu64 " bytes at offset %" PRIu64
+		   ": input/output error, after several tries; --on-read-error zero goes on with zeros there",
+		   source_get_info(reader->source)->name, len_bytes, off_bytes);
+}
+
+static int source_is_gone(struct reader *reader, int code)
+{
+	if (code == -ESTALE)
+		return fail(&reader->failure, code, "source %s: it became smaller while it was read; nothing was imaged, sync it again",
+			    source_get_info(reader->source)->name);
+	return fail_errno(&reader->failure, code, "source %s: reading at offset %" PRIu64, source_get_info(reader->source)->name,
+			  reader->at_bytes);
+}
+
+/* What could not be read in one piece. */
+static int salvage(struct reader *reader, struct unit *unit, const struct unit_read *read)
+{
+	bool zero = reader->pipeline->params->on_read_error == READ_ERROR_ZERO;
+	int result;
+
+	if (!source_error_is_bad_sector(read->request.result))
+		return source_is_gone(reader, read->request.result);
+	/* only what is wanted: a bad spot in a block that nobody uses is nobody's problem */
+	for (unsigned i = 0; i < unit->wanted_count; i++) {
+		uint64_t first = unit->off_bytes + unit->wanted[i].off;
+		uint64_t end = first + unit->wanted[i].len;
+
+		if (first < read->off_bytes)
+			first = read->off_bytes;
+		end = min64(end, read->off_bytes + read->len_bytes);
+		if (first >= end)
+			continue;
+		result = source_read_salvaging(reader->source, unit->buffer + (first - unit->off_bytes), end - first, first,
+					       reader->pipeline->params->stop, zero ? note_bad_range : note_first_bad_range, reader,
+					       &reader->failure);
+		if (result == 0)
+			result = reader->failure.code;
+		if (result < 0)
+			return result == -ECANCELED ? 0 : result;
+	}
+	return 0;
+}
+
+static void clear_unwanted(struct unit *unit)
+{
+	uint32_t at = 0;
+
+	for (unsigned i = 0; i < unit->wanted_count; i++) {
+		memset(unit->buffer + at, 0, unit->wanted[i].off - at);
+		at = unit->wanted[i].off + unit->wanted[i].len;
+	}
+	memset(unit->buffer + at, 0, unit->len_bytes - at);
+}
+
+static int finish_read(struct reader *reader, struct source_request *request)
+{
+	struct unit *unit = request->opaque;
+
+	reader->in_flight--;
+	unit->reads_left--;
+	if (unit->reads_left > 0)
+		return reader->failure.code;
+	for (unsigned i = 0; i < unit->read_count; i++) {
+		int result = unit->reads[i].request.result == 0 ? 0 : salvage(reader, unit, &unit->reads[i]);
+
+		if (result < 0)
+			return result;
+	}
+	clear_unwanted(unit);
+	hand_to_workers(reader->pipeline, unit);
+	return 0;
+}
+
+/* At least one if `wait`. */
+static int reap(struct reader *reader, bool wait)
+{
+	struct source_request *request;
+
+	while ((request = source_reap(reader->source, wait)) != NULL) {
+		int result = finish_read(reader, request);
+
+		if (result < 0)
+			return result;
+		wait = false;
+	}
+	return 0;
+}
+
+/* ---- new units ---- */
+
+/* A free unit; finished reads are seen to while waiting for one. NULL: the end. */
+static struct unit *take_unit(struct reader *reader)
+{
+	struct pipeline *pipeline = reader->pipeline;
+
+	for (;;) {
+		if (reap(reader, false) < 0 || pipeline_must_end(pipeline))
+			return NULL;
+		{
+			WITH_LOCK(&pipeline->lock);
+			struct unit *unit = unit_queue_take(&pipeline->free_units);
+
+			if (unit != NULL) {
+				unit->sequence = pipeline->next_sequence++;
+				unit->has_content = unit->is_unchanged = false;
+				unit->planned_bytes = unit->read_bytes = unit->hole_bytes = 0;
+				unit->read_count = unit->reads_left = unit->wanted_count = 0;
+				assert(unit->page == NULL);
+				memset(unit->chunks, 0, sizeof(unit->chunks));
+				return unit;
+			}
+			if (reader->in_flight == 0) {
+				struct timespec until;
+
+				(void)clock_gettime(CLOCK_REALTIME, &until); /* a short nap: nothing depends on its length */
+				until.tv_nsec += 100000000;
+				if (until.tv_nsec >= 1000000000) {
+					until.tv_nsec -= 1000000000;
+					until.tv_sec++;
+				}
+				(void)pthread_cond_timedwait(&pipeline->changed, &pipeline->lock, &until);
+				continue;
+			}
+		}
+		if (reap(reader, true) < 0)
+			return NULL;
+	}
+}
+
+/* The page of the map that this offset is in; *ret_page NULL if nothing is mapped there. */
+static int page_at(struct reader *reader, uint64_t off_bytes, struct shared_page **ret_page)
+{
+	struct pipeline *pipeline = reader->pipeline;
+	uint64_t number = off_bytes / pipeline->chunk_bytes / STORE_MAP_PAGE_ENTRIES;
+	int result;
+
+	*ret_page = NULL;
+	if (!reader->next_mapped_is_known || reader->next_mapped_page < number) {
+		result = store_view_next_page(pipeline->params->view, number, &reader->next_mapped_page, &reader->failure);
+		if (result < 0)
+			return result;
+		reader->next_mapped_is_known = true;
+	}
+	if (reader->next_mapped_page != number)
+		return 0;
+	if (reader->page == NULL || reader->page->number != number) {
+		struct shared_page *page = calloc(1, sizeof(*page));
+
+		if (page == NULL)
+			return fail_errno(&reader->failure, -ENOMEM, "round");
+		atomic_store(&page->references, 1);
+		page->number = number;
+		shared_page_release(reader->page);
+		reader->page = page;
+		result = store_view_map(pipeline->params->view, number, &page->map, &reader->failure);
+		if (result < 0)
+			return result;
+	}
+	atomic_fetch_add(&reader->page->references, 1);
+	*ret_page = reader->page;
+	return 0;
+}
+
+static int ask_plan(struct reader *reader, uint64_t off_bytes)
+{
+	if (reader->range.len_bytes != 0 && off_bytes >= reader->range.off_bytes &&
+	    off_bytes < reader->range.off_bytes + reader->range.len_bytes)
+		return 0;
+	return plan_next(reader->pipeline->params->plan, off_bytes, &reader->range, &reader->failure);
+}
+
+/* Is any part of [off, off + len) dirty? */
+static int ask_bitmap(struct reader *reader, uint64_t off_bytes, uint64_t len_bytes, bool *ret_dirty)
+{
+	uint64_t size_bytes = source_get_info(reader->source)->size_bytes;
+	uint64_t end = min64(off_bytes + len_bytes, size_bytes);
+
+	*ret_dirty = false;
+	while (off_bytes < end && !*ret_dirty) {
+		if (!reader->dirty_is_known || off_bytes >= reader->dirty_end) {
+			uint64_t answered;
+			int result = source_dirty_at(reader->source, off_bytes, size_bytes - off_bytes, &reader->dirty, &answered,
+						     &reader->failure);
+
+			if (result < 0)
+				return result;
+			reader->dirty_is_known = true;
+			reader->dirty_end = off_bytes + answered;
+		}
+		*ret_dirty = reader->dirty;
+		off_bytes = reader->dirty_end;
+	}
+	return 0;
+}
+
+/* How much of a chunk the plan says to read. */
+static int planned_of(struct reader *reader, uint64_t off_bytes, uint64_t end_bytes, uint64_t *ret_bytes)
+{
+	uint64_t bytes = 0;
+
+	for (uint64_t at = off_bytes; at < end_bytes;) {
+		uint64_t piece_end;
+		int result = ask_plan(reader, at);
+
+		if (result < 0)
+			return result;
+		piece_end = min64(end_bytes, reader->range.off_bytes + reader->range.len_bytes);
+		if (reader->range.kind == PLAN_READ)
+			bytes += piece_end - at;
+		at = piece_end;
+	}
+	*ret_bytes = bytes;
+	return 0;
+}
+
+/*
+ * Marks the chunks of a unit that are clean and need not be read, but for samples. One of which nothing is in use any more becomes zero without being
+ * read. Only whole chunks in use that the mirror has are good samples: in others, what is not in use may differ for good reason.
+ */
+static int choose_chunks(struct reader *reader, struct unit *unit)
+{
+	uint32_t chunk_bytes = reader->pipeline->chunk_bytes;
+
+	for (uint64_t at = 0, i = 0; at < unit->len_bytes; at += chunk_bytes, i++) {
+		struct chunk_slot *slot = &unit->chunks[i];
+		uint64_t chunk = unit->off_bytes / chunk_bytes + i;
+		uint64_t len_bytes = min64(chunk_bytes, unit->len_bytes - at), planned = 0;
+		bool is_dirty, is_mapped;
+		int result = ask_bitmap(reader, unit->off_bytes + at, len_bytes, &is_dirty);
+
+		if (result == 0 && !is_dirty)
+			result = planned_of(reader, unit->off_bytes + at, unit->off_bytes + at + len_bytes, &planned);
+		if (result < 0)
+			return result;
+		if (is_dirty || planned == 0)
+			continue;
+		is_mapped = unit->page != NULL &&
+			    unit->page->map.entries[chunk % STORE_MAP_PAGE_ENTRIES].kind == STORE_MAP_CHUNK;
+		slot->is_sample = planned == len_bytes && is_mapped && reader->samples < SAMPLES_MOST &&
+				  next_random(reader) % SAMPLE_EVERY == 0;
+		slot->is_skipped = !slot->is_sample;
+		reader->samples += slot->is_sample;
+	}
+	return 0;
+}
+
+static void want(struct unit *unit, uint64_t off, uint64_t len)
+{
+	unsigned last = unit->wanted_count - 1;
+
+	if (unit->wanted_count > 0 && unit->wanted[last].off + unit->wanted[last].len == off) {
+		unit->wanted[last].len += (uint32_t)len;
+		return;
+	}
+	/* room runs out only when pieces are smaller than half a least chunk: then the gap is taken along. That stores what
+	 * could have been left out, and loses nothing. */
+	if (unit->wanted_count == sizeof(unit->wanted) / sizeof(unit->wanted[0])) {
+		unit->wanted[last].len = (uint32_t)(off + len - unit->wanted[last].off);
+		return;
+	}
+	unit->wanted[unit->wanted_count].off = (uint32_t)off;
+	unit->wanted[unit->wanted_count].len = (uint32_t)len;
+	unit->wanted_count++;
+}
+
+/* Goes through the plan for a unit and notes what is wanted of it. */
+static int plan_unit(struct reader *reader, struct unit *unit)
+{
+	uint32_t chunk_bytes = reader->pipeline->chunk_bytes;
+	uint64_t end = unit->off_bytes + unit->len_bytes;
+
+	for (uint64_t at = unit->off_bytes; at < end;) {
+		uint64_t piece_end;
+		const struct chunk_slot *slot = &unit->chunks[(at - unit->off_bytes) / chunk_bytes];
+		int result = ask_plan(reader, at);
+
+		if (result < 0)
+			return result;
+		piece_end = min64(end, reader->range.off_bytes + reader->range.len_bytes);
+		/* chunk by chunk, since each may be skipped */
+		piece_end = min64(piece_end, (at / chunk_bytes + 1) * chunk_bytes);
+		if (reader->range.kind == PLAN_READ && !slot->is_skipped) {
+			want(unit, at - unit->off_bytes, piece_end - at);
+			unit->planned_bytes += slot->is_sample ? 0 : piece_end - at;
+		}
+		at = piece_end;
+	}
+	return 0;
+}
+
+static void add_read(struct reader *reader, struct unit *unit, uint64_t first, uint64_t end)
+{
+	uint64_t align = reader->align_bytes;
+	uint64_t unit_end = unit->off_bytes + unit->len_bytes;
+	struct unit_read *read = &unit->reads[unit->read_count++];
+
+	/* a unit starts and ends at multiples of any alignment, but at the end of the source */
+	first = first / align * align;
+	end = min64((end + align - 1) / align * align, unit_end);
+	read->off_bytes = first < unit->off_bytes ? unit->off_bytes : first;
+	read->len_bytes = (uint32_t)(end - read->off_bytes);
+	read->request = (struct source_request){ .off_bytes = read->off_bytes,
+						 .len_bytes = read->len_bytes,
+						 .buffer = unit->buffer + (read->off_bytes - unit->off_bytes),
+						 .opaque = unit };
+	unit->read_bytes += read->len_bytes;
+}
+
+/* Requests for what is wanted: few and large. */
+static void plan_reads(struct reader *reader, struct unit *unit)
+{
+	uint64_t first = unit->wanted[0].off, end = first + unit->wanted[0].len;
+
+	for (unsigned i = 1; i < unit->wanted_count; i++) {
+		/* requests must not overlap once they are aligned: a gap is larger than two alignments or read through */
+		if (unit->wanted[i].off - end > READ_THROUGH_BYTES && unit->read_count < UNIT_MOST_REQUESTS - 1) {
+			add_read(reader, unit, unit->off_bytes + first, unit->off_bytes + end);
+			first = unit->wanted[i].off;
+		}
+		end = unit->wanted[i].off + unit->wanted[i].len;
+	}
+	add_read(reader, unit, unit->off_bytes + first, unit->off_bytes + end);
+}
+
+static int submit_reads(struct reader *reader, struct unit *unit)
+{
+	unit->reads_left = unit->read_count;
+	for (unsigned i = 0; i < unit->read_count; i++) {
+		int result = 0;
+
+		while (result == 0 && reader->in_flight >= reader->most_in_flight)
+			result = reap(reader, true);
+		if (result == 0)
+			result = source_submit(reader->source, &unit->reads[i].request, &reader->failure);
+		if (result < 0)
+			return result;
+		reader->in_flight++;
+	}
+	return 0;
+}
+
+/* The rest of the disk behind `at_bytes` up to the next multiple of UNIT_BYTES. */
+static int make_content_unit(struct reader *reader)
+{
+	struct unit *unit = take_unit(reader);
+	uint64_t grid_end = (reader->at_bytes / UNIT_BYTES + 1) * UNIT_BYTES;
+	int result;
+
+	if (unit == NULL)
+		return reader->failure.code != 0 ? reader->failure.code : -ECANCELED;
+	unit->off_bytes = reader->at_bytes;
+	unit->len_bytes = min64(grid_end, reader->pipeline->size_bytes) - reader->at_bytes;
+	result = page_at(reader, unit->off_bytes, &unit->page);
+	if (result == 0 && reader->pipeline->params->use_dirty_bitmap)
+		result = choose_chunks(reader, unit);
+	if (result == 0)
+		result = plan_unit(reader, unit);
+	if (result < 0)
+		return result;
+	reader->at_bytes = unit->off_bytes + unit->len_bytes;
+	unit->has_content = true;
+	if (unit->wanted_count == 0) {
+		clear_unwanted(unit);
+		hand_to_workers(reader->pipeline, unit);
+		return 0;
+	}
+	plan_reads(reader, unit);
+	return submit_reads(reader, unit);
+}
+
+/* A unit without content: [at, end) is zero, or unchanged. Within one page if that has something mapped. */
+static int make_empty_unit(struct reader *reader, uint64_t end, bool is_unchanged, enum plan_kind kind)
+{
+	struct pipeline *pipeline = reader->pipeline;
+	uint64_t page_bytes = (uint64_t)pipeline->chunk_bytes * STORE_MAP_PAGE_ENTRIES;
+	struct unit *unit = take_unit(reader);
+	int result = 0;
+
+	if (unit == NULL)
+		return reader->failure.code != 0 ? reader->failure.code : -ECANCELED;
+	unit->off_bytes = reader->at_bytes;
+	unit->is_unchanged = is_unchanged;
+	if (!is_unchanged) {
+		result = page_at(reader, reader->at_bytes, &unit->page);
+		if (result < 0)
+			return result;
+		if (unit->page != NULL)
+			end = min64(end, (reader->at_bytes / page_bytes + 1) * page_bytes);
+		else if (reader->next_mapped_page != UINT64_MAX)
+			end = min64(end, reader->next_mapped_page * page_bytes);
+	}
+	unit->len_bytes = end - unit->off_bytes;
+	if (kind == PLAN_HOLE)
+		unit->hole_bytes = unit->len_bytes;
+	reader->at_bytes = end;
+	hand_to_committer(pipeline, unit);
+	return 0;
+}
+
+/* How far, from at_bytes on, whole chunks are not to be read for one and the same reason; at_bytes itself if not at all. */
+static int find_unread_end(struct reader *reader, uint64_t *ret_end, bool *ret_unchanged)
+{
+	struct pipeline *pipeline = reader->pipeline;
+	uint64_t at = reader->at_bytes, end = at;
+	int result = ask_plan(reader, at);
+
+	if (result < 0)
+		return result;
+	*ret_unchanged = false;
+	if (reader->range.kind != PLAN_READ) {
+		end = reader->range.off_bytes + reader->range.len_bytes;
+	} else if (pipeline->params->use_dirty_bitmap) {
+		bool is_dirty;
+
+		/* short clean stretches go through content units, which also take the samples */
+		result = ask_bitmap(reader, at, pipeline->chunk_bytes, &is_dirty);
+		if (result < 0)
+			return result;
+		if (!is_dirty && reader->samples >= SAMPLES_MOST) {
+			end = min64(reader->dirty_end, reader->range.off_bytes + reader->range.len_bytes);
+			*ret_unchanged = true;
+		}
+	}
+	if (end < pipeline->size_bytes)
+		end = end / pipeline->chunk_bytes * pipeline->chunk_bytes;
+	*ret_end = end < at ? at : end;
+	return 0;
+}
+
+static int read_on(struct reader *reader)
+{
+	while (reader->at_bytes < reader->pipeline->size_bytes) {
+		uint64_t unread_end;
+		bool is_unchanged;
+		int result = find_unread_end(reader, &unread_end, &is_unchanged);
+
+		if (result < 0)
+			return result;
+		/* a unit with some chunks to read and some not is one with content */
+		if (unread_end - reader->at_bytes >= UNIT_BYTES || unread_end == reader->pipeline->size_bytes)
+			result = make_empty_unit(reader, unread_end, is_unchanged, reader->range.kind);
+		else
+			result = make_content_unit(reader);
+		if (result < 0)
+			return result;
+	}
+	while (reader->in_flight > 0) {
+		int result = pipeline_must_end(reader->pipeline) ? -ECANCELED : reap(reader, true);
+
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+void pipeline_read(struct pipeline *pipeline)
+{
+	const struct source_info *info = source_get_info(pipeline->params->source);
+	struct reader reader = {
+		.pipeline = pipeline,
+		.source = pipeline->params->source,
+		.most_in_flight = info->most_in_flight,
+		.align_bytes = info->align_bytes,
+		.at_bytes = pipeline->params->start_bytes,
+		.random = (uint64_t)time(NULL) << 20 ^ (uint64_t)pipeline->params->round ^ 0x9e3779b97f4a7c15u,
+	};
+	int result = read_on(&reader);
+
+	/* requests in flight write into our units: none may be left */
+	while (reader.in_flight > 0 && source_reap(reader.source, true) != NULL)
+		reader.in_flight--;
+	shared_page_release(reader.page);
+	if (reader.failure.code != 0)
+		pipeline_fail(pipeline, &reader.failure);
+	else
+		assert(result == 0 || result == -ECANCELED);
+	WITH_LOCK(&pipeline->lock);
+	pipeline->reader_is_done = true;
+	(void)pthread_cond_broadcast(&pipeline->changed);
+}

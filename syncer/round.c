@@ -1,0 +1,715 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A round, from the first look at the source to retention.
+ *
+ *   look      open the source, plan, survey. Nothing has been changed: whatever is refused, is refused here.
+ *   claim     the disk (made if there is none), exclusively; its size follows the source's
+ *   begin     a new round, or the unfinished one goes on from its cursor
+ *   pipeline  until everything is committed (pipeline.c)
+ *   judge     did the source change meanwhile? That decides how far the image can be trusted
+ *   image     then the round is done; retention; verification if asked for
+ *
+ * A round that ends anywhere before `image` changes no image (R7). One that was killed between `image` and the end of the round finds
+ * its image when it goes on, and doesn't make another.
+ *
+ * Trusting a dirty bitmap. The bitmap is read before anything else of the source is, it accumulates on the server and nobody here clears it. What it says is complete if it was there
+ * before the last finished round began to read (that round noted the names of all bitmaps), that round read the same source and nothing
+ * else wrote to the disk since, and the bitmap was not cleared or made anew in between: it must say that at least as much is dirty as then, and a sample of what it
+ * calls clean must be the same. In any doubt everything is compared.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <limits.h>
+
+#include "common/cleanup.h"
+#include "syncer/left_out.h"
+#include "syncer/pipeline.h"
+#include "syncer/round.h"
+#include "syncer/verify.h"
+
+enum { STALE_TRIES = 10, NOTED_RANGES_MOST = 1000 };
+
+struct round {
+	struct store *store;
+	const struct round_options *options;
+	const struct operation *operation;
+	struct round_report *report;
+	struct source *source;
+	const struct source_info *info;
+	struct plan *plan;
+	struct survey survey;
+	struct store_view *view;
+	struct store_round_begun begun;
+	struct meter meter;
+	struct range_list read_errors;
+	bool trusts_bitmap;
+	char *start_stamp;
+	struct pipeline_result result;
+};
+
+void round_report_free(struct round_report *report)
+{
+	free(report->fuzzy_because);
+	left_out_free(report->left_out, report->left_out_count);
+	free(report->read_errors);
+	free(report->differences);
+	store_retention_free(&report->retention);
+	memset(report, 0, sizeof(*report));
+}
+
+static void json_release(json_t **json)
+{
+	json_decref(*json);
+}
+
+/* ---- look ---- */
+
+static int refuse_own_folder(struct round *round, struct failure *failure)
+{
+	bool contains;
+	int result;
+
+	if (round->info->kind != SOURCE_FILE)
+		return 0;
+	result = store_contains_path(round->store, round->options->source, &contains, failure);
+	if (result == 0 && contains)
+		return fail(failure, -EINVAL, "source %s: it is inside the store %s itself", round->info->name,
+			    store_location(round->store));
+	return result;
+}
+
+/* A store that lies on the disk being copied grows while it is copied, and into itself. Legitimate, and rarely meant. */
+static void warn_if_store_is_on_source(struct round *round)
+{
+	char link[64], device[PATH_MAX], holder[PATH_MAX];
+	struct stat store_status, source_status;
+	size_t length;
+
+	if (round->info->kind != SOURCE_BLOCK_DEVICE || stat(store_location(round->store), &store_status) < 0 ||
+	    stat(round->options->source, &source_status) < 0)
+		return;
+	(void)snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(source_status.st_rdev), minor(source_status.st_rdev));
+	if (realpath(link, device) == NULL)
+		return;
+	(void)snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(store_status.st_dev), minor(store_status.st_dev));
+	if (realpath(link, holder) == NULL)
+		return;
+	length = strlen(device);
+	if (strncmp(device, holder, length) == 0 && (holder[length] == '\0' || holder[length] == '/'))
+		notice(round->operation->notices, NOTICE_WARNING,
+		       "source %s: the store %s is on it, and so is copied into itself; keep the store on another disk",
+		       round->info->name, store_location(round->store));
+}
+
+static int look_at_source(struct round *round, struct failure *failure)
+{
+	struct source_options source_options = { .dirty_bitmap = round->options->dirty_bitmap,
+						 .notices = round->operation->notices };
+	struct plan_options plan_options = { .read_all = round->options->read_all, .notices = round->operation->notices };
+	int result = source_open(round->options->source, &source_options, &round->source, failure);
+
+	if (result < 0)
+		return result;
+	round->info = source_get_info(round->source);
+	if (round->info->size_bytes > STORE_DISK_MOST_BYTES)
+		return fail(failure, -EFBIG, "source %s: larger than a disk can be", round->info->name);
+	result = refuse_own_folder(round, failure);
+	if (result < 0)
+		return result;
+	warn_if_store_is_on_source(round);
+	/* the stamp before anything is read: what is written from here on is noticed */
+	result = source_change_stamp(round->source, &round->start_stamp, failure);
+	if (result == 0)
+		result = plan_make(round->source, &plan_options, &round->plan, failure);
+	if (result == 0)
+		result = survey_plan(round->source, round->plan, round->options->dirty_bitmap != NULL,
+				     store_chunk_bytes(round->store), round->operation->stop, &round->survey, failure);
+	return result;
+}
+
+/* ---- claim ---- */
+
+static int check_sizes(struct round *round, uint64_t disk_bytes, struct failure *failure)
+{
+	if (round->info->size_bytes < disk_bytes && !round->options->allow_shrink)
+		return fail(failure, -EINVAL,
+			    "source %s: it has %" PRIu64 " bytes, disk %s has %" PRIu64
+			    "; if it really became smaller, say --allow-shrink",
+			    round->info->name, round->info->size_bytes, round->options->disk, disk_bytes);
+	return 0;
+}
+
+static int create_or_check_disk(struct round *round, struct failure *failure)
+{
+	struct store_disk_params params = { .name = round->options->disk,
+					    .size_bytes = round->info->size_bytes,
+					    .sector_bytes = round->info->sector_bytes,
+					    .mirror_of = round->info->name };
+	struct store_disk *disks = NULL;
+	size_t count = 0;
+	struct failure ignored = { .code = 0 };
+	int result = store_list_disks(round->store, round->options->disk, &disks, &count, &ignored);
+
+	if (result == -ENOENT)
+		return store_create_disk(round->store, &params, failure);
+	if (result < 0)
+		return fail_from(failure, &ignored);
+	result = check_sizes(round, disks[0].size_bytes, failure);
+	if (result == 0 && disks[0].sector_bytes != round->info->sector_bytes)
+		notice(round->operation->notices, NOTICE_WARNING,
+		       "source %s: its sectors have %u bytes, those of disk %s %u: is it the same disk?", round->info->name,
+		       round->info->sector_bytes, round->options->disk, disks[0].sector_bytes);
+	store_disks_free(disks, count);
+	return result;
+}
+
+static int follow_size(struct round *round, struct failure *failure)
+{
+	uint64_t disk_bytes = store_view_size(round->view);
+	int result = check_sizes(round, disk_bytes, failure);
+
+	if (result < 0 || disk_bytes == round->info->size_bytes)
+		return result;
+	notice(round->operation->notices, NOTICE_INFO, "disk %s: %s from %" PRIu64 " to %" PRIu64 " bytes, as the source has",
+	       round->options->disk, disk_bytes < round->info->size_bytes ? "grows" : "shrinks", disk_bytes,
+	       round->info->size_bytes);
+	return store_resize_disk(round->view, round->info->size_bytes, failure);
+}
+
+static int claim_disk(struct round *round, struct failure *failure)
+{
+	struct store_reference reference = { .which = STORE_LIVE };
+	int result = store_check_name(round->options->disk, failure);
+
+	if (result == 0)
+		result = create_or_check_disk(round, failure);
+	if (result < 0)
+		return result;
+	(void)strncpy(reference.disk, round->options->disk, sizeof(reference.disk) - 1);
+	result = store_view_open(round->store, &reference, VIEW_WRITE, round->operation->doing, &round->view, failure);
+	if (result == 0)
+		result = follow_size(round, failure);
+	if (result == 0 && round->options->keep > 0) {
+		struct store_policy policy = { .set_keep = true, .keep = round->options->keep };
+
+		result = store_set_policy(round->store, round->options->disk, &policy, failure);
+	}
+	return result;
+}
+
+/* ---- begin ---- */
+
+/* Everything that decides which bytes of the disk are compared: a round resumes only if it is the same. */
+static char *describe_how(const struct round *round)
+{
+	const struct round_options *options = round->options;
+	char *how = NULL;
+
+	if (asprintf(&how, "size=%" PRIu64 " read-all=%d on-read-error=%d dirty-bitmap=%s", round->info->size_bytes,
+		     options->read_all, options->on_read_error, options->dirty_bitmap == NULL ? "" : options->dirty_bitmap) < 0)
+		return NULL;
+	return how;
+}
+
+/* First line: the bitmap in use, whose dirty bytes are noted with the round; then all there are. */
+static char *describe_bitmaps(const struct round *round)
+{
+	const char *names = source_dirty_bitmaps(round->source);
+	const char *used = round->options->dirty_bitmap;
+	char *text = NULL;
+
+	return asprintf(&text, "%s\n%s", used == NULL ? "" : used, names) < 0 ? NULL : text;
+}
+
+static bool has_line(const char *text, const char *line)
+{
+	size_t length = strlen(line);
+
+	for (const char *at = text; at != NULL; at = strchr(at, '\n') == NULL ? NULL : strchr(at, '\n') + 1)
+		if (strncmp(at, line, length) == 0 && (at[length] == '\n' || at[length] == '\0'))
+			return true;
+	return false;
+}
+
+/* NULL: it can be trusted; else why not. */
+static const char *why_not_trust_bitmap(const struct round *round)
+{
+	const struct store_round_begun *begun = &round->begun;
+	const char *name = round->options->dirty_bitmap;
+	const char *names;
+
+	if (begun->previous_identity == NULL)
+		return "no finished round before this one left what the disk holds now";
+	if (strcmp(begun->previous_identity, round->info->identity) != 0)
+		return "the last round read another source";
+	names = strchr(begun->previous_dirty_bitmaps, '\n');
+	if (names == NULL || !has_line(names + 1, name))
+		return "it wasn't there when the last round began";
+	if (strncmp(begun->previous_dirty_bitmaps, name, strlen(name)) == 0 &&
+	    begun->previous_dirty_bitmaps[strlen(name)] == '\n' && round->survey.dirty_bytes < begun->previous_dirty_bytes)
+		return "it says less is dirty than when the last round began: it was cleared, or made anew";
+	return NULL;
+}
+
+/* What the round itself noted: which ranges were bad, whether the bitmap is trusted. */
+static int read_notes(struct round *round, struct failure *failure)
+{
+	AUTO(json_release) json_t *notes = NULL;
+	json_t *item;
+	size_t i;
+
+	if (round->begun.details == NULL)
+		return 0;
+	notes = json_loads(round->begun.details, 0, NULL);
+	round->trusts_bitmap = round->options->dirty_bitmap != NULL && json_is_true(json_object_get(notes, "bitmap_trusted"));
+	json_array_foreach(json_object_get(notes, "read_errors"), i, item) {
+		json_int_t offset = json_integer_value(json_object_get(item, "offset"));
+		json_int_t length = json_integer_value(json_object_get(item, "length"));
+		int result;
+
+		if (offset < 0 || length <= 0)
+			continue;
+		result = range_list_add(&round->read_errors, (uint64_t)offset, (uint64_t)length, failure);
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+/* At most so many ranges, since a note is of bounded size: the last one then reaches over all that follow. */
+static json_t *ranges_to_json(const struct range_list *list)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; array != NULL && i < list->count && i < NOTED_RANGES_MOST; i++) {
+		const struct range *range = &list->ranges[i], *last = range;
+
+		if (i == NOTED_RANGES_MOST - 1)
+			last = &list->ranges[list->count - 1];
+		if (json_array_append_new(array, json_pack("{s:I, s:I}", "offset", (json_int_t)range->off_bytes, "length",
+							   (json_int_t)(last->off_bytes + last->len_bytes - range->off_bytes))) < 0) {
+			json_decref(array);
+			return NULL;
+		}
+	}
+	return array;
+}
+
+static int write_notes(void *opaque, const struct range_list *read_errors, struct failure *failure)
+{
+	struct round *round = opaque;
+	AUTO(json_release) json_t *notes =
+		json_pack("{s:b, s:o}", "bitmap_trusted", round->trusts_bitmap, "read_errors", ranges_to_json(read_errors));
+	AUTO_FREE char *text = notes == NULL ? NULL : json_dumps(notes, JSON_COMPACT);
+
+	if (text == NULL)
+		return fail_errno(failure, -ENOMEM, "round");
+	return store_note_round(round->view, round->begun.number, text, failure);
+}
+
+static int decide_on_bitmap(struct round *round, struct failure *failure)
+{
+	const char *why_not;
+
+	if (round->options->dirty_bitmap == NULL || round->begun.resumed)
+		return 0;
+	why_not = why_not_trust_bitmap(round);
+	if (why_not != NULL) {
+		notice(round->operation->notices, NOTICE_INFO, "dirty bitmap %s: %s; everything is compared this time",
+		       round->options->dirty_bitmap, why_not);
+		return 0;
+	}
+	round->trusts_bitmap = true;
+	/* durable before the first checkpoint: if this round goes on later, it must know */
+	return write_notes(round, &round->read_errors, failure);
+}
+
+/* Without the bitmap there is more to read than the survey said. */
+static int survey_again(struct round *round, struct failure *failure)
+{
+	survey_free(&round->survey);
+	return survey_plan(round->source, round->plan, false, store_chunk_bytes(round->store), round->operation->stop,
+			   &round->survey, failure);
+}
+
+static int begin(struct round *round, struct failure *failure)
+{
+	const struct round_options *options = round->options;
+	AUTO_FREE char *how = describe_how(round);
+	AUTO_FREE char *bitmaps = describe_bitmaps(round);
+	struct store_round_params params = { .source = round->info->name,
+					     .source_identity = round->info->identity,
+					     .how = how,
+					     .start_stamp = round->start_stamp,
+					     .dirty_bitmaps = bitmaps,
+					     .dirty_bytes = round->survey.dirty_bytes,
+					     .has_limit = options->has_limit,
+					     .limit_bytes_per_second = options->limit_bytes_per_second,
+					     .has_level = options->has_level,
+					     .level = options->level };
+	int result;
+
+	if (how == NULL || bitmaps == NULL)
+		return fail_errno(failure, -ENOMEM, "round");
+	result = store_begin_round(round->view, &params, &round->begun, failure);
+	if (result < 0)
+		return result;
+	round->report->round = round->begun.number;
+	round->report->resumed = round->begun.resumed;
+	round->result.cursor_bytes = round->begun.cursor_bytes;
+	round->result.counts = round->begun.counts;
+	return 0;
+}
+
+/* What follows from what the round noted before, or the last one left. */
+static int prepare(struct round *round, struct failure *failure)
+{
+	int result = read_notes(round, failure);
+
+	if (result == 0)
+		result = decide_on_bitmap(round, failure);
+	if (result == 0 && round->options->dirty_bitmap != NULL && !round->trusts_bitmap)
+		result = survey_again(round, failure);
+	if (result < 0)
+		return result;
+	round->result.counts.total = round->survey.read_bytes;
+	round->result.counts.left_out = round->survey.left_out_bytes;
+	if (round->begun.resumed)
+		notice(round->operation->notices, NOTICE_INFO, "round %u of disk %s goes on at offset %" PRIu64,
+		       round->begun.number, round->options->disk, round->begun.cursor_bytes);
+	return 0;
+}
+
+/* ---- pipeline ---- */
+
+static int run_pipeline_once(struct round *round, struct failure *failure)
+{
+	struct pipeline_params params = { .source = round->source,
+					  .plan = round->plan,
+					  .view = round->view,
+					  .round = round->begun.number,
+					  .start_bytes = round->result.cursor_bytes,
+					  .counts = round->result.counts,
+					  .use_dirty_bitmap = round->trusts_bitmap,
+					  .on_read_error = round->options->on_read_error,
+					  .notices = round->operation->notices,
+					  .stop = round->operation->stop,
+					  .meter = &round->meter,
+					  .read_errors = &round->read_errors,
+					  .note = write_notes,
+					  .note_opaque = round };
+
+	return pipeline_run(&params, &round->result, failure);
+}
+
+/* The bitmap lied: from the start, and everything. */
+static int start_over_without_bitmap(struct round *round, const struct failure *why, struct failure *failure)
+{
+	struct store_round_counts counts = { .total = 0 };
+	int result;
+
+	notice(round->operation->notices, NOTICE_WARNING, "dirty bitmap %s: not to be trusted: %s; everything is compared",
+	       round->options->dirty_bitmap, why->message);
+	round->trusts_bitmap = false;
+	result = survey_again(round, failure);
+	if (result < 0)
+		return result;
+	counts.total = round->survey.read_bytes;
+	counts.left_out = round->survey.left_out_bytes;
+	/* what was changed and stored stays so */
+	counts.changed = round->result.counts.changed;
+	counts.stored = round->result.counts.stored;
+	counts.read = round->result.counts.read;
+	round->result = (struct pipeline_result){ .cursor_bytes = 0, .counts = counts };
+	atomic_store(&round->meter.total_bytes, counts.total);
+	atomic_store(&round->meter.done_bytes, 0);
+	return write_notes(round, &round->read_errors, failure);
+}
+
+static int run_pipeline(struct round *round, struct failure *failure)
+{
+	for (int tries = 0;; tries++) {
+		struct failure why = { .code = 0 };
+		int result = run_pipeline_once(round, &why);
+
+		if (result == 0)
+			return 0;
+		if (result == -EUCLEAN && round->trusts_bitmap)
+			result = start_over_without_bitmap(round, &why, failure);
+		else if (result != -ESTALE || tries == STALE_TRIES || strncmp(why.message, "source", 6) == 0)
+			return fail_from(failure, &why);
+		else
+			result = 0; /* a chunk was cleaned away meanwhile: on from the checkpoint */
+		if (result < 0)
+			return result;
+	}
+}
+
+/* ---- judge ---- */
+
+static void say_fuzzy(struct round *round, char *why)
+{
+	struct round_report *report = round->report;
+
+	if (why == NULL || report->consistency == STORE_FUZZY) {
+		free(why);
+		return;
+	}
+	report->consistency = STORE_FUZZY;
+	report->fuzzy_because = why;
+}
+
+static int judge_use(struct round *round, bool warn, struct failure *failure)
+{
+	AUTO_FREE char *why = NULL;
+	bool in_use;
+	int result = source_in_use(round->source, &in_use, &why, failure);
+
+	if (result < 0 || !in_use)
+		return result;
+	if (warn)
+		notice(round->operation->notices, NOTICE_WARNING,
+		       "source %s: in use (%s): the image will be fuzzy, as a disk after a power cut or worse; "
+		       "sync it again with the server stopped, or from a snapshot, for a clean one",
+		       round->info->name, why == NULL ? "?" : why);
+	say_fuzzy(round, why != NULL ? take_ptr(why) : strdup("in use"));
+	return 0;
+}
+
+/* An NBD source can't be asked who else uses it; its file systems can. */
+static void judge_file_systems(struct round *round)
+{
+	unsigned count;
+	const struct plan_partition *partitions = plan_partitions(round->plan, &count);
+	char *why = NULL;
+
+	for (unsigned i = 0; round->info->kind == SOURCE_NBD && i < count; i++)
+		if (partitions[i].looks_in_use) {
+			if (asprintf(&why, "the %s in partition %u says that it is mounted, or was not unmounted",
+				     partitions[i].type, partitions[i].number) < 0)
+				why = NULL;
+			say_fuzzy(round, why);
+			return;
+		}
+}
+
+static int judge_changes(struct round *round, struct failure *failure)
+{
+	AUTO_FREE char *end_stamp = NULL;
+	uint64_t size_bytes;
+	int result = source_current_size(round->source, &size_bytes, failure);
+
+	if (result < 0)
+		return result;
+	if (size_bytes != round->info->size_bytes)
+		return fail(failure, -ESTALE,
+			    "source %s: its size changed from %" PRIu64 " to %" PRIu64
+			    " bytes while it was read; no image was made, sync it again",
+			    round->info->name, round->info->size_bytes, size_bytes);
+	result = source_change_stamp(round->source, &end_stamp, failure);
+	if (result < 0)
+		return result;
+	if (round->begun.resumed && (end_stamp[0] == '\0' || round->begun.start_stamp == NULL))
+		say_fuzzy(round, strdup("the round was interrupted, and it can't be told whether the source changed meanwhile"));
+	else if (strcmp(end_stamp, round->begun.resumed ? round->begun.start_stamp : round->start_stamp) != 0)
+		say_fuzzy(round, strdup("it was written to while it was read"));
+	return 0;
+}
+
+static int judge(struct round *round, struct failure *failure)
+{
+	int result = judge_use(round, false, failure);
+
+	if (result == 0)
+		result = judge_changes(round, failure);
+	judge_file_systems(round);
+	return result;
+}
+
+/* ---- image and after ---- */
+
+/* Made by this very round before it was killed? */
+static int find_own_image(struct round *round, uint32_t *ret_number, struct failure *failure)
+{
+	struct store_image *images;
+	size_t count;
+	int result;
+
+	*ret_number = 0;
+	if (!round->begun.resumed)
+		return 0;
+	result = store_list_images(round->store, round->options->disk, &images, &count, failure);
+	if (result < 0)
+		return result;
+	for (size_t i = 0; i < count; i++)
+		if (images[i].round == round->begun.number)
+			*ret_number = images[i].number;
+	store_images_free(images, count);
+	return 0;
+}
+
+static char *describe_image(const struct round *round)
+{
+	AUTO(json_release) json_t *details =
+		json_pack("{s:o, s:I, s:s*}", "read_errors", ranges_to_json(&round->read_errors), "left_out_bytes",
+			  (json_int_t)round->survey.left_out_bytes, "fuzzy_because", round->report->fuzzy_because);
+
+	return details == NULL ? NULL : json_dumps(details, JSON_COMPACT);
+}
+
+static int make_image(struct round *round, struct failure *failure)
+{
+	AUTO_FREE char *details = describe_image(round);
+	struct store_image_params params = { .label = round->options->label,
+					     .consistency = round->report->consistency,
+					     .round = round->begun.number,
+					     .details = details };
+	int result;
+
+	if (details == NULL)
+		return fail_errno(failure, -ENOMEM, "image");
+	result = find_own_image(round, &round->report->image, failure);
+	if (result == 0 && round->report->image == 0)
+		result = store_create_image(round->view, &params, &round->report->image, failure);
+	return result;
+}
+
+static int retain(struct round *round, struct failure *failure)
+{
+	struct store_disk *disks;
+	size_t count;
+	uint32_t keep;
+	int result = store_list_disks(round->store, round->options->disk, &disks, &count, failure);
+
+	if (result < 0)
+		return result;
+	keep = disks[0].keep;
+	store_disks_free(disks, count);
+	if (keep == 0)
+		return 0;
+	return store_retain(round->store, round->options->disk, keep, false, &round->report->retention, failure);
+}
+
+static int verify(struct round *round, struct failure *failure)
+{
+	struct store_reference reference = { .which = round->report->image == 0 ? STORE_LIVE : STORE_NUMBER,
+					     .number = round->report->image };
+	struct verify_report report;
+	int result;
+
+	(void)strncpy(reference.disk, round->options->disk, sizeof(reference.disk) - 1);
+	/* an image is leased by whoever reads it, the live disk is ours until now */
+	if (reference.which == STORE_LIVE) {
+		store_view_close(round->view);
+		round->view = NULL;
+	}
+	result = verify_run(round->store, &reference, round->options->source, round->options->read_all, round->operation, &report,
+			    failure);
+	if (result < 0)
+		return result;
+	round->report->verified = true;
+	round->report->equal = report.equal;
+	round->report->differences = take_ptr(report.differences);
+	round->report->difference_count = report.difference_count;
+	verify_report_free(&report);
+	return 0;
+}
+
+static int conclude(struct round *round, struct failure *failure)
+{
+	int result = judge(round, failure);
+
+	if (result == 0 && !round->options->no_image)
+		result = make_image(round, failure);
+	if (result == 0)
+		result = store_finish_round(round->view, round->begun.number, ROUND_DONE, NULL, &round->result.counts, failure);
+	return result;
+}
+
+/* The round's row says how it ended. Best effort: if the store can't be written any more, the row stays as "running" of a process that is gone. */
+static void note_end(struct round *round, const struct failure *why)
+{
+	enum store_round_state state = why->code == -EINTR ? ROUND_STOPPED : ROUND_FAILED;
+
+	(void)store_finish_round(round->view, round->begun.number, state, why->message, &round->result.counts, NULL);
+}
+
+static void fill_report(struct round *round)
+{
+	struct round_report *report = round->report;
+
+	report->counts = round->result.counts;
+	report->elapsed_seconds = meter_elapsed_seconds(&round->meter);
+	report->bytes_per_second = meter_average_speed(&round->meter);
+	report->left_out = take_ptr(round->survey.left_out);
+	report->left_out_count = round->survey.left_out_count;
+	round->survey.left_out_count = 0;
+	report->read_errors = range_list_take(&round->read_errors, &report->read_error_count);
+}
+
+/* From the beginning of the round to its end. */
+static int run_begun(struct round *round, struct failure *failure)
+{
+	struct failure why = { .code = 0 };
+	int result = prepare(round, &why);
+
+	if (result == 0)
+		result = meter_start_at(&round->meter, "sync", round->operation, round->result.counts.total,
+					round->result.counts.done, round->result.counts.changed, round->result.counts.stored,
+					&why);
+	if (result == 0)
+		result = run_pipeline(round, &why);
+	meter_stop(&round->meter);
+	if (result == 0)
+		result = conclude(round, &why);
+	if (result < 0)
+		note_end(round, &why);
+	fill_report(round);
+	return result < 0 ? fail_from(failure, &why) : 0;
+}
+
+static int run(struct round *round, struct failure *failure)
+{
+	int result = look_at_source(round, failure);
+
+	if (result < 0)
+		return result;
+	round->report->size_bytes = round->info->size_bytes;
+	result = judge_use(round, true, failure);
+	if (result == 0)
+		result = claim_disk(round, failure);
+	if (result == 0)
+		result = begin(round, failure);
+	if (result == 0)
+		result = run_begun(round, failure);
+	if (result == 0)
+		result = retain(round, failure);
+	if (result == 0 && round->options->verify)
+		result = verify(round, failure);
+	return result;
+}
+
+int round_run(struct store *store, const struct round_options *options, const struct operation *operation,
+	      struct round_report *ret_report, struct failure *failure)
+{
+	struct round round = {
+		.store = store, .options = options, .operation = operation, .report = ret_report, .read_errors = RANGE_LIST_EMPTY
+	};
+	int result;
+
+	*ret_report = (struct round_report){ .consistency = STORE_CLEAN };
+	result = run(&round, failure);
+	store_view_close(round.view);
+	store_round_begun_free(&round.begun);
+	plan_free(round.plan);
+	source_close(round.source);
+	survey_free(&round.survey);
+	range_list_free(&round.read_errors);
+	free(round.start_stamp);
+	return result;
+}

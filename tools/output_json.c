@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Documents. Everything is escaped down to ASCII, so that a label can't reach a
+ * terminal with more than it says, and numbers are integers wherever they are
+ * counts of something.
+ */
+#include "tools/output.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/units.h"
+#include "tools/command.h"
+#include "tools/text.h"
+
+void output_out_of_memory(void)
+{
+	report_line("wherry: output: out of memory");
+	_exit(STATUS_FAILED); /* no exit(): it would flush half a document and end it as if it were whole */
+}
+
+int output_finish(struct failure *failure)
+{
+	bool failed_before = ferror(stdout) != 0;
+
+	errno = 0;
+	if (fclose(stdout) == 0 && !failed_before)
+		return 0;
+	if (errno == EPIPE)
+		return fail(failure, -EPIPE, "standard output: the reader has gone");
+	if (errno == 0)
+		return fail(failure, -EIO, "standard output: could not be written");
+	return fail_errno(failure, -errno, "standard output");
+}
+
+void json_put(json_t *object, const char *key, json_t *value)
+{
+	if (json_object_set_new(object, key, value) != 0)
+		output_out_of_memory();
+}
+
+json_t *json_text(const char *text)
+{
+	static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
+	AUTO_FREE char *valid = NULL;
+	json_t *string;
+	size_t used_bytes = 0;
+
+	if (text == NULL)
+		return json_null();
+	valid = malloc(strlen(text) * (sizeof(replacement) - 1) + 1);
+	if (valid == NULL)
+		output_out_of_memory();
+	while (*text != '\0') {
+		size_t length = text_utf8_length(text);
+
+		memcpy(valid + used_bytes, length == 0 ? replacement : text,
+		       length == 0 ? sizeof(replacement) - 1 : length);
+		used_bytes += length == 0 ? sizeof(replacement) - 1 : length;
+		text += length == 0 ? 1 : length;
+	}
+	valid[used_bytes] = '\0';
+	string = json_string(valid);
+	if (string == NULL)
+		output_out_of_memory();
+	return string;
+}
+
+json_t *json_bytes(uint64_t bytes)
+{
+	return json_integer(bytes <= INT64_MAX ? (json_int_t)bytes : INT64_MAX);
+}
+
+json_t *json_time(int64_t unix_seconds)
+{
+	char text[UNITS_TEXT_BYTES];
+
+	return unix_seconds == 0 ? json_null() : json_string(units_format_time(unix_seconds, text));
+}
+
+json_t *json_seconds(double seconds)
+{
+	if (!(seconds > 0 && seconds < 1e12)) /* not a number, too */
+		return json_real(0);
+	return json_real((double)(int64_t)(seconds * 1000 + 0.5) / 1000);
+}
+
+json_t *json_number_or_null(uint64_t number)
+{
+	return number == 0 ? json_null() : json_bytes(number);
+}
+
+void json_print(json_t *document)
+{
+	if (json_dumpf(document, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(15)) != 0 &&
+	    !ferror(stdout))
+		output_out_of_memory();
+	(void)putchar('\n'); /* output_finish() looks for what went wrong */
+	json_decref(document);
+}
+
+/* What was kept as JSON text, as JSON; null when there is none, or it isn't JSON. */
+static json_t *json_parsed(const char *text)
+{
+	json_t *value = text == NULL ? NULL : json_loads(text, 0, NULL);
+
+	return value == NULL ? json_null() : value;
+}
+
+static json_t *json_speed(double bytes_per_second)
+{
+	return json_bytes(bytes_per_second > 0 && bytes_per_second < 1e18 ? (uint64_t)bytes_per_second : 0);
+}
+
+static json_t *json_new_array(void)
+{
+	json_t *array = json_array();
+
+	if (array == NULL)
+		output_out_of_memory();
+	return array;
+}
+
+static json_t *json_new_object(void)
+{
+	json_t *object = json_object();
+
+	if (object == NULL)
+		output_out_of_memory();
+	return object;
+}
+
+static void json_add(json_t *array, json_t *value)
+{
+	if (json_array_append_new(array, value) != 0)
+		output_out_of_memory();
+}
+
+/* {"KEY": array}, printed. */
+static void print_listing(const char *key, json_t *array)
+{
+	json_t *document = json_new_object();
+
+	json_put(document, key, array);
+	json_print(document);
+}
+
+void output_json_disks(const struct store_disk *disks, size_t count)
+{
+	json_t *array = json_new_array();
+
+	for (const struct store_disk *disk = disks; disk < disks + count; disk++) {
+		json_t *object = json_new_object();
+
+		json_put(object, "name", json_text(disk->name));
+		json_put(object, "size_bytes", json_bytes(disk->size_bytes));
+		json_put(object, "images", json_bytes(disk->images));
+		json_put(object, "live_generation", json_bytes(disk->live_generation));
+		json_put(object, "mirror_of", json_text(disk->mirror_of));
+		json_put(object, "open_by", json_text(disk->open_by));
+		json_put(object, "parent", json_text(disk->parent));
+		json_put(object, "sector_bytes", json_bytes(disk->sector_bytes));
+		json_put(object, "created_at", json_time(disk->created_at));
+		json_put(object, "keep", json_number_or_null(disk->keep));
+		json_put(object, "level", disk->level < 0 ? json_null() : json_bytes((uint64_t)disk->level));
+		json_put(object, "limit_bytes_per_second", json_number_or_null(disk->limit_bytes_per_second));
+		json_add(array, object);
+	}
+	print_listing("disks", array);
+}
+
+void output_json_images(const struct store_image *images, size_t count)
+{
+	json_t *array = json_new_array();
+
+	for (const struct store_image *image = images; image < images + count; image++) {
+		json_t *object = json_new_object();
+
+		json_put(object, "disk", json_text(image->disk));
+		json_put(object, "number", json_bytes(image->number));
+		json_put(object, "created_at", json_time(image->created_at));
+		json_put(object, "size_bytes", json_bytes(image->size_bytes));
+		json_put(object, "changed_bytes", json_bytes(image->changed_bytes));
+		json_put(object, "unique_bytes", json_bytes(image->unique_bytes));
+		json_put(object, "label", json_text(image->label));
+		json_put(object, "pinned", json_boolean(image->pinned));
+		json_put(object, "in_use", json_boolean(image->in_use));
+		json_put(object, "in_use_by", json_text(image->in_use_by));
+		json_put(object, "consistency", json_text(store_consistency_name(image->consistency)));
+		json_put(object, "round", json_number_or_null(image->round));
+		json_put(object, "details", json_parsed(image->details));
+		json_add(array, object);
+	}
+	print_listing("images", array);
+}
+
+void output_json_rounds(const struct store_round *rounds, size_t count)
+{
+	json_t *array = json_new_array();
+
+	for (const struct store_round *round = rounds; round < rounds + count; round++) {
+		json_t *object = json_new_object();
+
+		json_put(object, "disk", json_text(round->disk));
+		json_put(object, "number", json_bytes(round->number));
+		json_put(object, "state", json_text(store_round_state_name(round->state)));
+		json_put(object, "source", json_text(round->source));
+		json_put(object, "started_at", json_time(round->started_at));
+		json_put(object, "finished_at", json_time(round->finished_at));
+		json_put(object, "total_bytes", json_bytes(round->counts.total));
+		json_put(object, "done_bytes", json_bytes(round->counts.done));
+		json_put(object, "read_bytes", json_bytes(round->counts.read));
+		json_put(object, "left_out_bytes", json_bytes(round->counts.left_out));
+		json_put(object, "zero_bytes", json_bytes(round->counts.zero));
+		json_put(object, "changed_bytes", json_bytes(round->counts.changed));
+		json_put(object, "stored_bytes", json_bytes(round->counts.stored));
+		json_put(object, "sent_bytes", json_bytes(round->counts.sent));
+		json_put(object, "error", json_text(round->error));
+		json_add(array, object);
+	}
+	print_listing("rounds", array);
+}
+
+static json_t *json_ranges(const struct range *ranges, size_t count)
+{
+	json_t *array = json_new_array();
+
+	for (size_t i = 0; i < count; i++) {
+		json_t *object = json_new_object();
+
+		json_put(object, "offset", json_bytes(ranges[i].off_bytes));
+		json_put(object, "length", json_bytes(ranges[i].len_bytes));
+		json_add(array, object);
+	}
+	return array;
+}
+
+static json_t *json_left_out(const struct range_why *ranges, size_t count)
+{
+	json_t *array = json_new_array();
+
+	for (size_t i = 0; i < count; i++) {
+		json_t *object = json_new_object();
+
+		json_put(object, "offset", json_bytes(ranges[i].off_bytes));
+		json_put(object, "length", json_bytes(ranges[i].len_bytes));
+		json_put(object, "why", json_text(ranges[i].why));
+		json_put(object, "scattered", json_boolean(ranges[i].scattered));
+		json_add(array, object);
+	}
+	return array;
+}
+
+static json_t *json_deleted(const struct store_retention *retention)
+{
+	json_t *array = json_new_array();
+
+	for (size_t i = 0; i < retention->deleted_count; i++)
+		json_add(array, json_bytes(retention->deleted[i]));
+	return array;
+}
+
+static json_t *json_kept(const struct store_retention *retention)
+{
+	json_t *array = json_new_array();
+
+	for (size_t i = 0; i < retention->kept_count; i++) {
+		json_t *object = json_new_object();
+
+		json_put(object, "image", json_bytes(retention->kept[i].number));
+		json_put(object, "why", json_text(retention->kept[i].why));
+		json_add(array, object);
+	}
+	return array;
+}
+
+void output_json_sync(const char *disk, const struct round_report *report)
+{
+	json_t *document = json_new_object();
+
+	json_put(document, "disk", json_text(disk));
+	json_put(document, "image", json_number_or_null(report->image));
+	json_put(document, "round", json_bytes(report->round));
+	json_put(document, "resumed", json_boolean(report->resumed));
+	json_put(document, "consistency", json_text(store_consistency_name(report->consistency)));
+	json_put(document, "fuzzy_because", json_text(report->fuzzy_because));
+	json_put(document, "size_bytes", json_bytes(report->size_bytes));
+	json_put(document, "read_bytes", json_bytes(report->counts.read));
+	json_put(document, "left_out_bytes", json_bytes(report->counts.left_out));
+	json_put(document, "zero_bytes", json_bytes(report->counts.zero));
+	json_put(document, "changed_bytes", json_bytes(report->counts.changed));
+	json_put(document, "stored_bytes", json_bytes(report->counts.stored));
+	json_put(document, "sent_bytes", json_bytes(report->counts.sent));
+	json_put(document, "elapsed_seconds", json_seconds(report->elapsed_seconds));
+	json_put(document, "bytes_per_second", json_speed(report->bytes_per_second));
+	json_put(document, "left_out", json_left_out(report->left_out, report->left_out_count));
+	json_put(document, "read_errors", json_ranges(report->read_errors, report->read_error_count));
+	json_put(document, "deleted_images", json_deleted(&report->retention));
+	json_put(document, "kept_images", json_kept(&report->retention));
+	json_put(document, "verified", json_boolean(report->verified));
+	json_put(document, "equal", report->verified ? json_boolean(report->equal) : json_null());
+	json_put(document, "differences", json_ranges(report->differences, report->difference_count));
+	json_print(document);
+}
+
+void output_json_retention(const char *disk, uint32_t keep, bool dry_run, const struct store_retention *retention)
+{
+	json_t *document = json_new_object();
+
+	json_put(document, "disk", json_text(disk));
+	json_put(document, "keep", json_bytes(keep));
+	json_put(document, "dry_run", json_boolean(dry_run));
+	json_put(document, "deleted_images", json_deleted(retention));
+	json_put(document, "kept_images", json_kept(retention));
+	json_print(document);
+}
+
+void output_json_verify(const struct verify_report *report)
+{
+	json_t *document = json_new_object();
+
+	json_put(document, "equal", json_boolean(report->equal));
+	json_put(document, "compared_bytes", json_bytes(report->compared_bytes));
+	json_put(document, "left_out_bytes", json_bytes(report->left_out_bytes));
+	json_put(document, "elapsed_seconds", json_seconds(report->elapsed_seconds));
+	json_put(document, "differences", json_ranges(report->differences, report->difference_count));
+	json_print(document);
+}
+
+void output_json_export(const struct store_reference *reference, uint32_t image, const char *target,
+			const struct export_report *report)
+{
+	json_t *document = json_new_object();
+	double seconds = report->elapsed_seconds;
+
+	json_put(document, "disk", json_text(reference->disk));
+	json_put(document, "image", json_number_or_null(image));
+	json_put(document, "partition", json_number_or_null(reference->partition));
+	json_put(document, "target", json_text(target));
+	json_put(document, "size_bytes", json_bytes(report->size_bytes));
+	json_put(document, "data_bytes", json_bytes(report->data_bytes));
+	json_put(document, "target_bytes", json_bytes(report->target_bytes));
+	json_put(document, "elapsed_seconds", json_seconds(seconds));
+	json_put(document, "bytes_per_second", json_speed(seconds > 0 ? (double)report->size_bytes / seconds : 0));
+	json_print(document);
+}

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * wherry image: an image of the live content as it is now.
+ *
+ * How far it can be trusted is the question. What is on a mirror came from its
+ * last round, so the image inherits what that round knew:
+ *
+ *     no round has ever written the disk                     clean
+ *     the last round is done and left an image               as that image, with its details
+ *     the last round is done and left none (or it is gone)   fuzzy: nothing says that its source was not in use
+ *     the last round is not done                             fuzzy: part of it is newer than the rest
+ *
+ * Too careful costs a word of warning, too trusting costs somebody's data.
+ */
+#include "tools/command.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "tools/output.h"
+
+struct trust {
+	enum store_consistency consistency;
+	char *details; /* JSON object text or NULL; owned */
+};
+
+static void trust_release(struct trust *trust)
+{
+	free(trust->details);
+}
+
+__attribute__((format(printf, 2, 3))) static void set_fuzzy(struct trust *trust, const char *format, ...)
+{
+	AUTO_FREE char *because = NULL;
+	json_t *details = json_object();
+	va_list arguments;
+	int length;
+
+	va_start(arguments, format);
+	length = vasprintf(&because, format, arguments);
+	va_end(arguments);
+	if (length < 0) {
+		because = NULL;
+		output_out_of_memory();
+	}
+	json_put(details, "fuzzy_because", json_text(because));
+	trust->consistency = STORE_FUZZY;
+	trust->details = json_dumps(details, JSON_COMPACT);
+	json_decref(details);
+	if (trust->details == NULL)
+		output_out_of_memory();
+}
+
+/* Takes over what the image of a round knew; false when there is no such image. */
+static int inherit_from_image(struct store *store, const char *disk, uint32_t round, bool *ret_found,
+			      struct trust *trust, struct failure *failure)
+{
+	struct store_image *images = NULL;
+	size_t count = 0;
+	int result = store_list_images(store, disk, &images, &count, failure);
+
+	if (result < 0)
+		return result;
+	*ret_found = false;
+	for (size_t i = 0; i < count && !*ret_found; i++) {
+		if (images[i].round != round)
+			continue;
+		*ret_found = true;
+		trust->consistency = images[i].consistency;
+		trust->details = take_ptr(images[i].details);
+	}
+	store_images_free(images, count);
+	return 0;
+}
+
+static int find_trust(struct store *store, const char *disk, struct trust *trust, struct failure *failure)
+{
+	struct store_round *rounds = NULL;
+	size_t count = 0;
+	bool found = false;
+	int result = store_list_rounds(store, disk, &rounds, &count, failure);
+
+	trust->consistency = STORE_CLEAN;
+	if (result < 0 || count == 0)
+		return result;
+	if (rounds[count - 1].state != ROUND_DONE) {
+		set_fuzzy(trust, "round %u of this disk is not finished", rounds[count - 1].number);
+	} else {
+		result = inherit_from_image(store, disk, rounds[count - 1].number, &found, trust, failure);
+		if (result == 0 && !found)
+			set_fuzzy(trust, "round %u left no image that would say whether its source was in use",
+				  rounds[count - 1].number);
+	}
+	store_rounds_free(rounds, count);
+	return result;
+}
+
+static void print_image(const struct command_line *line, const struct store_reference *reference, uint32_t number,
+			const struct trust *trust)
+{
+	json_t *details = trust->details == NULL ? NULL : json_loads(trust->details, 0, NULL);
+	const char *because = json_string_value(json_object_get(details, "fuzzy_because"));
+	json_t *document;
+
+	if (line->options.json) {
+		document = json_object();
+		json_put(document, "disk", json_text(reference->disk));
+		json_put(document, "image", json_bytes(number));
+		json_put(document, "label", json_text(line->options.label));
+		json_put(document, "consistency", json_text(store_consistency_name(trust->consistency)));
+		json_put(document, "fuzzy_because", json_text(because));
+		json_print(document);
+	} else {
+		(void)printf("%s@%u: %s", reference->disk, number, store_consistency_name(trust->consistency));
+		if (because != NULL) {
+			(void)printf(": ");
+			output_safe(stdout, because);
+		}
+		(void)putchar('\n');
+	}
+	json_decref(details);
+}
+
+static enum exit_status run_image(const struct command_line *line)
+{
+	AUTO(cleanup_store) struct store *store = NULL;
+	AUTO(cleanup_view) struct store_view *view = NULL;
+	AUTO(trust_release) struct trust trust = {.consistency = STORE_CLEAN};
+	AUTO_FREE char *doing = command_line_doing(line);
+	struct failure failure = {.code = 0};
+	struct store_image_params params = {.label = line->options.label};
+	struct store_reference reference;
+	uint32_t number;
+
+	if (doing == NULL)
+		output_out_of_memory();
+	command_line_reference(line, 0, &reference);
+	/* The rounds are looked at with the disk open: none can begin meanwhile. */
+	if (command_line_open_store(line, false, &store, &failure) < 0 ||
+	    store_view_open(store, &reference, VIEW_WRITE, doing, &view, &failure) < 0 ||
+	    find_trust(store, reference.disk, &trust, &failure) < 0)
+		return report_failure(&failure);
+	params.consistency = trust.consistency;
+	params.details = trust.details;
+	if (store_create_image(view, &params, &number, &failure) < 0)
+		return report_failure(&failure);
+	print_image(line, &reference, number, &trust);
+	return STATUS_DONE;
+}
+
+const struct verb verb_image = {
+	.name = "image",
+	.summary = "make an image of a disk's live content as it is now",
+	.description = "'wherry sync' makes an image by itself; this is for after 'sync --no-image'. It is instant, "
+		       "and takes no room "
+		       "until the live content changes.\n\n"
+		       "The image is as far to be trusted as what the last round read: fuzzy where that round is not "
+		       "finished, or "
+		       "left nothing that says how its source was.",
+	.argument_count = 1,
+	.arguments = {{.name = "DISK", .kind = ARGUMENT_DISK}},
+	.option_count = 1,
+	.options = {{.id = OPTION_LABEL}},
+	.example_count = 1,
+	.examples = {{"wherry image web01 --label 'before the test'", "an image of web01 with a few words"}},
+	.run = run_image,
+};

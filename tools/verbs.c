@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The verbs, in the order in which the help lists them: first what is needed
+ * first. Each is described in its own file; what is not in this table does not exist.
+ */
+#include "tools/command.h"
+
+#include <string.h>
+
+const struct verb *const verbs[] = {
+	&verb_init,   &verb_sync,   &verb_set, &verb_disks, &verb_images, &verb_rounds, &verb_image, &verb_delete,
+	&verb_remove, &verb_retain, &verb_pin, &verb_unpin, &verb_export, &verb_verify, &verb_help,  NULL,
+};
+
+const struct verb *verb_find(const char *name)
+{
+	for (size_t i = 0; verbs[i] != NULL; i++)
+		if (strcmp(verbs[i]->name, name) == 0)
+			return verbs[i];
+	return NULL;
+}
+
+const struct verb_option *verb_option_of(const struct verb *verb, enum option_id id)
+{
+	for (unsigned int i = 0; i < verb->option_count; i++)
+		if (verb->options[i].id == id)
+			return &verb->options[i];
+	return NULL;
+}
+
+bool verb_takes_option(const struct verb *verb, enum option_id id)
+{
+	if (id == OPTION_HELP)
+		return true;
+	if (id == OPTION_STORE || id == OPTION_JSON)
+		return !verb->is_plain;
+	return verb_option_of(verb, id) != NULL;
+}
