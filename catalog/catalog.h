@@ -188,10 +188,11 @@ struct catalog_change {
 };
 /*
  * Applies ascending changes to live content, keeps former states that an image sees in `past`, and counts references. Adds to *changed_chunks the chunks whose state
- * differs from before. In a transaction.
+ * differs from before, to *newly_changed_chunks those of them that had not changed in this generation yet. In a transaction.
  */
 int catalog_map_update(struct catalog *catalog, const struct catalog_disk *disk, const struct catalog_change *changes,
-		       size_t count, uint64_t *changed_chunks, struct failure *failure);
+		       size_t count, uint64_t *changed_chunks, uint64_t *newly_changed_chunks,
+		       struct failure *failure);
 
 /* ---- chunks ---- */
 

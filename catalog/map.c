@@ -171,6 +171,8 @@ int catalog_map_next(struct catalog *catalog, int64_t disk, uint32_t generation,
 
 /* One page being changed: its live entries, and the row of `past` for the current generation. */
 struct page_update {
+	uint64_t changed_chunks;
+	uint64_t newly_changed_chunks;
 	struct catalog *catalog;
 	const struct catalog_disk *disk;
 	uint32_t newest_image; /* its generation; 0: none */
@@ -315,7 +317,7 @@ static void set_fingerprint(struct page_update *update, struct catalog_entry *en
 }
 
 static int change_entry(struct page_update *update, unsigned index, const struct catalog_change *change,
-			uint64_t *changed_chunks, struct failure *failure)
+			struct failure *failure)
 {
 	struct catalog_entry *entry = &update->live.entries[index];
 	int result = 0;
@@ -331,19 +333,19 @@ static int change_entry(struct page_update *update, unsigned index, const struct
 			result = retire(update, index, failure);
 		if (result < 0)
 			return result;
+		update->changed_chunks++;
+		update->newly_changed_chunks += entry->since != update->disk->generation;
 		*entry = (struct catalog_entry){ .kind = change->kind,
 						 .since = update->disk->generation,
 						 .chunk = change->kind == CATALOG_CHUNK ? change->chunk : 0 };
 		update->live_is_dirty = true;
-		++*changed_chunks;
 	}
 	set_fingerprint(update, entry, change);
 	return 0;
 }
 
 /* A long run of nothing: only pages that hold something are visited. */
-static int change_run(struct page_update *update, const struct catalog_change *change, uint64_t *changed_chunks,
-		      struct failure *failure)
+static int change_run(struct page_update *update, const struct catalog_change *change, struct failure *failure)
 {
 	uint64_t at = change->first, end = change->first + change->count;
 
@@ -364,7 +366,7 @@ static int change_run(struct page_update *update, const struct catalog_change *c
 		}
 		result = begin_page(update, page, failure);
 		for (; result == 0 && at < end && at < page_end; at++)
-			result = change_entry(update, (unsigned)(at % CATALOG_PAGE_ENTRIES), change, changed_chunks, failure);
+			result = change_entry(update, (unsigned)(at % CATALOG_PAGE_ENTRIES), change, failure);
 		if (result < 0)
 			return result;
 	}
@@ -377,7 +379,8 @@ static void page_update_free(struct page_update **update)
 }
 
 int catalog_map_update(struct catalog *catalog, const struct catalog_disk *disk, const struct catalog_change *changes,
-		       size_t count, uint64_t *changed_chunks, struct failure *failure)
+		       size_t count, uint64_t *changed_chunks, uint64_t *newly_changed_chunks,
+		       struct failure *failure)
 {
 	AUTO(page_update_free) struct page_update *update = calloc(1, sizeof(*update));
 	int result;
@@ -393,7 +396,13 @@ int catalog_map_update(struct catalog *catalog, const struct catalog_disk *disk,
 			    catalog->path, disk->name);
 	for (size_t i = 0; result == 0 && i < count; i++) {
 		assert(changes[i].kind != CATALOG_CHUNK || changes[i].count == 1);
-		result = change_run(update, &changes[i], changed_chunks, failure);
+		result = change_run(update, &changes[i], failure);
 	}
-	return result == 0 ? finish_page(update, failure) : result;
+	if (result == 0)
+		result = finish_page(update, failure);
+	if (result < 0)
+		return result;
+	*changed_chunks += update->changed_chunks;
+	*newly_changed_chunks += update->newly_changed_chunks;
+	return 0;
 }

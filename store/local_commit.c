@@ -432,13 +432,49 @@ static int update_round_locked(struct local_store *local, int64_t disk, const st
 	return catalog_round_update(local->writer, &round, failure);
 }
 
+/*
+ * Applies changes and counts the plain bytes that differ from the newest image. The last chunk of a disk may be short: the change that covers it is
+ * applied by itself, so that it's known whether it counts.
+ */
+static int apply_changes_locked(struct local_view *view, struct catalog_disk *disk, const struct catalog_change *changes,
+				size_t count, struct failure *failure)
+{
+	struct local_store *local = local_of(view->base.store);
+	uint32_t chunk_bytes = local->base.chunk_bytes;
+	uint64_t last_chunk = (disk->size_bytes - 1) / chunk_bytes;
+	struct catalog_change last = { .count = 0 }, before = { .count = 0 };
+	uint64_t changed = 0, whole = 0, shorter = 0;
+	int result = 0;
+
+	if (count > 0 && changes[count - 1].first + changes[count - 1].count > last_chunk) {
+		last = before = changes[--count];
+		if (last.first < last_chunk)
+			last.first = last_chunk;
+		before.count = last.first - before.first;
+		last.count -= before.count;
+	}
+	if (count > 0)
+		result = catalog_map_update(local->writer, disk, changes, count, &changed, &whole, failure);
+	if (result == 0 && before.count > 0)
+		result = catalog_map_update(local->writer, disk, &before, 1, &changed, &whole, failure);
+	if (result == 0 && last.count > 0)
+		result = catalog_map_update(local->writer, disk, &last, 1, &changed, &shorter, failure);
+	if (result < 0)
+		return result;
+	disk->changed_bytes += whole * chunk_bytes;
+	if (shorter > 0)
+		disk->changed_bytes += store_chunk_length(chunk_bytes, disk->size_bytes, last_chunk);
+	if (changed > 0)
+		disk->content_round = 0;
+	return 0;
+}
+
 static int commit_changes_locked(struct local_view *view, const struct store_change *changes, size_t count,
 				 const struct store_round_position *round, uint64_t **ret_ids, struct failure *failure)
 {
 	struct local_store *local = local_of(view->base.store);
 	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
 	AUTO_FREE struct catalog_change *catalog_changes = calloc(count + 1, sizeof(*catalog_changes));
-	uint64_t changed_chunks = 0;
 	int result;
 
 	if (catalog_changes == NULL)
@@ -453,14 +489,11 @@ static int commit_changes_locked(struct local_view *view, const struct store_cha
 	for (size_t first = 0; result == 0 && first < count;)
 		result = log_some_changes_locked(local, &disk, changes, count, &first, failure);
 	if (result == 0)
-		result = catalog_map_update(local->writer, &disk, catalog_changes, count, &changed_chunks, failure);
+		result = apply_changes_locked(view, &disk, catalog_changes, count, failure);
 	if (result == 0 && round != NULL)
 		result = update_round_locked(local, disk.id, round, failure);
 	if (result < 0)
 		return result;
-	disk.changed_bytes += changed_chunks * local->base.chunk_bytes;
-	if (changed_chunks > 0)
-		disk.content_round = 0;
 	return catalog_disk_update(local->writer, &disk, failure);
 }
 

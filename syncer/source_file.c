@@ -3,33 +3,29 @@
  * Block devices and regular files.
  *
  * A few threads do plain pread() calls into the callers' buffers; requests wait
- * for them in a queue and come back in another. The kernel has nothing better for
- * both page cache and direct reads that also works everywhere.
+ * for them in one queue and come back in another. The kernel has nothing better
+ * that serves page cache, direct reads and every file system alike.
  *
  * The host's page cache is to be left as it is: nothing added, nothing driven
  * out. What is in it already is still worth taking, at the speed of memory. So
- * a request is read in windows of 1 MiB:
+ * a request is read in windows of 1 MiB (page_residency.h knows what was there):
  *
- *   1. What is in the page cache from the window's start on, by preadv2(RWF_NOWAIT): it
- *      copies resident pages and stops at the first absent one, starts no I/O and no readahead. On a cold window that
- *      is one system call for nothing. Where a file system can't do it (FUSE, NFS, tmpfs), mincore() tells how much is
- *      resident, and just that is read.
- *   2. The rest by O_DIRECT on a second descriptor, which goes past the cache. The kernel writes dirty pages in the
- *      range out first, so what somebody has just written is seen. Unaligned buffers, offsets and ends of files
- *      go through an aligned buffer of the thread's own.
- *   3. Where O_DIRECT is refused (EINVAL), or leaves pages behind because the file system turns it into an ordinary
- *      read (compressed btrfs, ext4 with journalled data), an ordinary read, and then
- *      posix_fadvise(DONTNEED) on those pages that mincore() had found absent.
+ *   all of it resident     an ordinary read
+ *   else                   O_DIRECT on a second descriptor, which goes past the cache. The kernel writes dirty
+ *                          pages in the range out first, so what somebody has just written is seen. Unaligned
+ *                          buffers, offsets and ends of files go by way of a buffer of the thread's own
+ *   O_DIRECT refused       an ordinary read, after which the pages that were absent are dropped again. The same is done
+ *                          where a file system makes an ordinary read of a direct one without a word (compressed
+ *                          btrfs, ext4 with journalled data) and leaves pages behind
  *
- * Block devices skip step 1. What a mounted file system keeps in the device's cache is metadata that runs ahead of what
- * it has committed to its journal; mixed with the device's own content for the rest that makes an image which no power
- * cut would have left. Read directly, a device shows what is on it.
+ * mincore() answers "resident" for everything to those who may not write a file (a measure against spying on others).
+ * Such a file is read directly, and when that is refused, nothing is dropped: it would drive out what was there before.
  *
- * mincore() answers "resident" for everything to those who may not write the file (a measure against spying on
- * others); then nothing is dropped in step 3, for it would drive out what was there before.
+ * Block devices are always read directly. What a mounted file system keeps in the device's cache is metadata that runs
+ * ahead of what it has committed to its journal; mixed with the device's own content for the rest, it makes an image
+ * that no power cut would have left. Read directly, a device shows what is on it.
  *
- * Threads: `lock` guards the queues and `is_stopping`. A reader (buffer, view) belongs to one thread. The flags
- * that say what the file system can do are atomic hints: a stale one costs a system call.
+ * Threads: `lock` guards the queues and `is_stopping`. A reader belongs to one thread. All else is set at opening.
  */
 #include "syncer/source_internal.h"
 
@@ -39,46 +35,35 @@
 #include <limits.h>
 #include <linux/fs.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 
 #include "common/cleanup.h"
 #include "syncer/device_use.h"
+#include "syncer/page_residency.h"
 
 enum {
 	READER_THREADS = 4,
 	FILE_MOST_IN_FLIGHT = 2 * READER_THREADS, /* one being read, one waiting, for each */
-	WINDOW_BYTES = 1 << 20,
+	WINDOW_BYTES = RESIDENCY_WINDOW_BYTES,
 	BUFFER_ALIGN_BYTES = 4096, /* enough for every device's DMA */
 	FILE_GRAIN_BYTES = 4096,   /* what file systems take for O_DIRECT, and how they lose data */
-	BOUNCE_BYTES = WINDOW_BYTES + 65536,
-	LEFT_BEHIND_MOST = 4, /* direct reads in a row that leave pages behind, before that is taken for the rule */
-	MOST_PAGES = WINDOW_BYTES / 4096 + 2
+	BOUNCE_BYTES = WINDOW_BYTES + 65536
 };
-
-#define VIEW_BYTES ((uint64_t)1 << 30) /* of the file, mapped to ask mincore() about it; never touched */
 
 /* What a thread needs for itself to read. */
 struct reader {
 	uint8_t *bounce; /* BOUNCE_BYTES, aligned; NULL until needed */
-	void *view;	 /* MAP_FAILED: none */
-	uint64_t view_off_bytes;
 };
 
 struct file_source {
 	struct source base;
 	int buffered_fd;
-	int direct_fd;		     /* -1: O_DIRECT refused at open */
-	uint32_t direct_align_bytes; /* of offsets and lengths, a power of two */
-	size_t page_bytes;
-	bool tells_residency; /* mincore() tells us the truth */
-	atomic_bool has_nowait;
-	atomic_uint left_behind;   /* direct reads in a row that left pages in the cache */
-	struct reader read_reader; /* for read() in the submitting thread */
+	int direct_fd;			  /* -1: O_DIRECT refused at open */
+	uint32_t direct_align_bytes;	  /* of offsets and lengths, a power of two */
+	struct page_residency *residency; /* NULL: doesn't matter, or mincore() wouldn't tell us the truth */
+	struct reader read_reader;	  /* for read() in the submitting thread */
 
 	/* The last range of data that SEEK_HOLE found: walking a file in small steps must not walk its extents anew. */
 	uint64_t data_off_bytes;
@@ -129,103 +114,6 @@ static int get_size(const struct file_source *file, uint64_t *ret_size_bytes)
 		return -errno;
 	*ret_size_bytes = (uint64_t)status.st_size; /* the kernel has no negative ones */
 	return 0;
-}
-
-/* --------------------------------------------------------------- residency */
-
-static void reader_init(struct reader *reader)
-{
-	*reader = (struct reader){.view = MAP_FAILED};
-}
-
-static void drop_view(struct reader *reader)
-{
-	if (reader->view != MAP_FAILED)
-		(void)munmap(reader->view, VIEW_BYTES); /* a mapping of our own: can't fail */
-	reader->view = MAP_FAILED;
-}
-
-static void reader_release(struct reader *reader)
-{
-	free(take_ptr(reader->bounce));
-	drop_view(reader);
-}
-
-static bool move_view(const struct file_source *file, struct reader *reader, uint64_t off_bytes)
-{
-	uint64_t view_off_bytes = align_down(off_bytes, VIEW_BYTES);
-
-	if (reader->view != MAP_FAILED && reader->view_off_bytes == view_off_bytes)
-		return true;
-	drop_view(reader);
-	reader->view = mmap(NULL, VIEW_BYTES, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, file->buffered_fd,
-			    (off_t)view_off_bytes);
-	reader->view_off_bytes = view_off_bytes;
-	return reader->view != MAP_FAILED;
-}
-
-/* Which pages of a window are in the page cache, one byte each from the page of `off_bytes` on, in bit 0. */
-static bool find_resident_pages(const struct file_source *file, struct reader *reader, uint64_t off_bytes,
-				size_t len_bytes, unsigned char pages[MOST_PAGES])
-{
-	uint64_t first_bytes = align_down(off_bytes, file->page_bytes);
-
-	if (!file->tells_residency || !move_view(file, reader, off_bytes))
-		return false;
-	return mincore((char *)reader->view + (first_bytes - reader->view_off_bytes),
-		       (size_t)(off_bytes + len_bytes - first_bytes), pages) == 0;
-}
-
-/* Drops what was absent before it was read. */
-static void drop_absent_pages(const struct file_source *file, uint64_t off_bytes, size_t len_bytes,
-			      const unsigned char pages[MOST_PAGES])
-{
-	uint64_t first_bytes = align_down(off_bytes, file->page_bytes);
-	size_t count = (size_t)((off_bytes + len_bytes - first_bytes + file->page_bytes - 1) / file->page_bytes);
-	size_t from = 0;
-
-	while (from < count) {
-		size_t to = from;
-
-		while (to < count && (pages[to] & 1) == 0)
-			to++;
-		if (to > from) /* advice: when it fails, pages stay, and nothing is wrong with what was read */
-			(void)posix_fadvise(file->buffered_fd, (off_t)(first_bytes + from * file->page_bytes),
-					    (off_t)((to - from) * file->page_bytes), POSIX_FADV_DONTNEED);
-		from = to + 1;
-	}
-}
-
-/* How many bytes from the start on the page cache gave, without any I/O. Errors are left to the read that follows. */
-static size_t read_nowait(struct file_source *file, uint8_t *buffer, size_t len_bytes, uint64_t off_bytes)
-{
-	struct iovec vector = {.iov_base = buffer, .iov_len = len_bytes};
-	ssize_t got = preadv2(file->buffered_fd, &vector, 1, (off_t)off_bytes, RWF_NOWAIT);
-
-	if (got >= 0)
-		return (size_t)got;
-	if (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS)
-		atomic_store(&file->has_nowait, false);
-	return 0;
-}
-
-static size_t read_resident(struct file_source *file, struct reader *reader, uint8_t *buffer, size_t len_bytes,
-			    uint64_t off_bytes)
-{
-	unsigned char pages[MOST_PAGES];
-	uint64_t end_bytes = align_down(off_bytes, file->page_bytes);
-	ssize_t got;
-
-	if (atomic_load(&file->has_nowait))
-		return read_nowait(file, buffer, len_bytes, off_bytes);
-	if (!find_resident_pages(file, reader, off_bytes, len_bytes, pages))
-		return 0;
-	for (size_t i = 0; end_bytes < off_bytes + len_bytes && (pages[i] & 1) != 0; i++)
-		end_bytes += file->page_bytes;
-	if (end_bytes <= off_bytes)
-		return 0;
-	got = pread(file->buffered_fd, buffer, smaller(end_bytes - off_bytes, len_bytes), (off_t)off_bytes);
-	return got < 0 ? 0 : (size_t)got;
 }
 
 /* ------------------------------------------------------------------ reading */
@@ -319,72 +207,33 @@ static int read_direct(const struct file_source *file, struct reader *reader, ui
 	return 0;
 }
 
-static bool uses_direct(const struct file_source *file)
-{
-	return file->direct_fd >= 0 && atomic_load(&file->left_behind) < LEFT_BEHIND_MOST;
-}
-
-/*
- * The page at `off_bytes` was absent before a direct read. If it is there now, the file system has read it into the
- * cache. Somebody else may have as well, and preadv2() stops at a page that asks for readahead too: only several in a
- * row say something.
- */
-static void look_what_was_left(struct file_source *file, uint64_t off_bytes)
-{
-	uint8_t byte;
-
-	if (is_device(file) || !atomic_load(&file->has_nowait))
-		return;
-	if (read_nowait(file, &byte, 1, off_bytes) == 1)
-		atomic_fetch_add(&file->left_behind, 1);
-	else
-		atomic_store(&file->left_behind, 0);
-}
-
-/* What is not in the cache. */
-static int read_absent(struct file_source *file, struct reader *reader, uint8_t *buffer, size_t len_bytes,
+static int read_window(const struct file_source *file, struct reader *reader, uint8_t *buffer, size_t len_bytes,
 		       uint64_t off_bytes)
 {
-	unsigned char pages[MOST_PAGES];
-	bool knows_pages;
+	struct residency known = {.is_known = false};
 	int error;
 
-	if (uses_direct(file)) {
+	if (file->residency != NULL)
+		page_residency_look(file->residency, off_bytes, len_bytes, &known);
+	if (file->direct_fd >= 0 && !known.is_resident) {
 		error = read_direct(file, reader, buffer, len_bytes, off_bytes);
-		if (error == 0)
-			look_what_was_left(file, off_bytes);
-		if (error != -EINVAL)
+		if (error != -EINVAL) {
+			if (file->residency != NULL)
+				page_residency_restore_if_changed(file->residency, &known);
 			return error;
+		}
 	}
-	knows_pages = find_resident_pages(file, reader, off_bytes, len_bytes, pages);
 	error = read_buffered(file, buffer, len_bytes, off_bytes);
-	if (knows_pages)
-		drop_absent_pages(file, off_bytes, len_bytes, pages);
+	if (file->residency != NULL)
+		page_residency_restore(file->residency, &known);
 	return error;
 }
 
-static int read_window(struct file_source *file, struct reader *reader, uint8_t *buffer, size_t len_bytes,
-		       uint64_t off_bytes)
-{
-	size_t got = 0;
-
-	if (!is_device(file) || !uses_direct(file))
-		got = read_resident(file, reader, buffer, len_bytes, off_bytes);
-	if (got >= len_bytes)
-		return 0;
-	if (got > 0) { /* resident pages end on a page's border; a rest that begins there needs no copy */
-		uint64_t border_bytes = align_down(off_bytes + got, BUFFER_ALIGN_BYTES);
-
-		got = border_bytes > off_bytes ? (size_t)(border_bytes - off_bytes) : 0;
-	}
-	return read_absent(file, reader, buffer + got, len_bytes - got, off_bytes + got);
-}
-
-static int read_range(struct file_source *file, struct reader *reader, uint8_t *buffer, size_t len_bytes,
+static int read_range(const struct file_source *file, struct reader *reader, uint8_t *buffer, size_t len_bytes,
 		      uint64_t off_bytes)
 {
 	while (len_bytes > 0) {
-		/* Windows lie on borders of their size: a view of the file then holds each of them whole. */
+		/* Windows lie on borders of their size. */
 		uint64_t window_end_bytes = align_down(off_bytes, WINDOW_BYTES) + WINDOW_BYTES;
 		size_t piece_bytes = smaller(window_end_bytes - off_bytes, len_bytes);
 		int error = read_window(file, reader, buffer, piece_bytes, off_bytes);
@@ -403,9 +252,8 @@ static int read_range(struct file_source *file, struct reader *reader, uint8_t *
 static void *run_reader(void *opaque)
 {
 	struct file_source *file = opaque;
-	struct reader reader;
+	struct reader reader = {.bounce = NULL};
 
-	reader_init(&reader);
 	(void)pthread_mutex_lock(&file->lock);
 	for (;;) {
 		struct source_request *request;
@@ -422,7 +270,7 @@ static void *run_reader(void *opaque)
 		(void)pthread_cond_signal(&file->work_done);
 	}
 	(void)pthread_mutex_unlock(&file->lock);
-	reader_release(&reader);
+	free(reader.bounce);
 	return NULL;
 }
 
@@ -591,7 +439,8 @@ static void file_close(struct source *source)
 	(void)pthread_cond_destroy(&file->work_came);
 	(void)pthread_cond_destroy(&file->work_done);
 	(void)pthread_mutex_destroy(&file->lock);
-	reader_release(&file->read_reader);
+	free(file->read_reader.bounce);
+	page_residency_free(file->residency);
 	if (file->direct_fd >= 0)
 		(void)close(file->direct_fd); /* read only */
 	if (file->buffered_fd >= 0)
@@ -744,6 +593,16 @@ static bool may_know_residency(const char *path, const struct stat *status)
 	return geteuid() == 0 || geteuid() == status->st_uid || faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0;
 }
 
+/* A device that is read directly leaves nothing behind. */
+static int prepare_residency(struct file_source *file, const char *path, const struct stat *status,
+			     struct failure *failure)
+{
+	if ((is_device(file) && file->direct_fd >= 0) || !may_know_residency(path, status))
+		return 0;
+	file->residency = page_residency_new(file->buffered_fd, file->base.info.size_bytes);
+	return file->residency != NULL ? 0 : fail(failure, -ENOMEM, "%s: out of memory", path);
+}
+
 static struct file_source *make_file_source(void)
 {
 	struct file_source *file = calloc(1, sizeof(*file));
@@ -753,10 +612,6 @@ static struct file_source *make_file_source(void)
 	file->base.ops = &file_ops;
 	file->buffered_fd = -1;
 	file->direct_fd = -1;
-	file->page_bytes = (size_t)sysconf(_SC_PAGESIZE);
-	atomic_init(&file->has_nowait, true);
-	atomic_init(&file->left_behind, 0);
-	reader_init(&file->read_reader);
 	(void)pthread_mutex_init(&file->lock, NULL); /* with default attributes none of the three can fail on Linux */
 	(void)pthread_cond_init(&file->work_came, NULL);
 	(void)pthread_cond_init(&file->work_done, NULL);
@@ -779,7 +634,9 @@ static int open_file(struct file_source *file, const char *path, struct failure 
 	/* Ordinary reads are for what is resident: readahead would only bring in what is not. Advice. */
 	(void)posix_fadvise(file->buffered_fd, 0, 0, POSIX_FADV_RANDOM);
 	file->direct_fd = open_direct(path, &status);
-	file->tells_residency = may_know_residency(path, &status);
+	error = prepare_residency(file, path, &status, failure);
+	if (error < 0)
+		return error;
 	info->name = strdup(path);
 	info->identity = device_use_identity(file->buffered_fd, path);
 	if (info->name == NULL || info->identity == NULL)

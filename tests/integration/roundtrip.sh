@@ -12,11 +12,11 @@
 #
 # The oracle: e2fsck, sfdisk, cmp, and lists of all files with their digests.
 
-MARKER="wherry-test: this was deleted"
+GARBAGE=()
 
 roundtrip_requires() {
 	requires_loop
-	requires sfdisk mke2fs e2fsck jq openssl sqlite3 findmnt
+	requires sfdisk mke2fs e2fsck filefrag jq openssl sqlite3 findmnt
 }
 
 # mount_area IMAGE OFFSET:SIZE DIRECTORY [OPTIONS]
@@ -71,18 +71,35 @@ check_same_table() {
 	check_same table-expected table-actual
 }
 
-count_marker() {
-	{ LC_ALL=C grep -aoF "$MARKER" "$1" || true; } | wc -l
+# note_garbage OFFSET:SIZE FILE: where in the image the longest piece of a file lies, that is about to be deleted: into
+# GARBAGE ("offset:length" each), less a bit at both ends, for short runs of unused blocks are read along.
+note_garbage() {
+	local offset length
+	sync -f "$2"
+	read -r offset length < <(filefrag -b4096 -v "$2" | tr -d ':.' |
+		awk '$1 ~ /^[0-9]+$/ && $6 > most { most = $6; at = $4 } END { print at * 4096, most * 4096 }')
+	expect_number "$length > 1048576" "the file to be deleted has a long piece"
+	GARBAGE+=("$((${1%:*} + offset + 131072)):$((length - 262144))")
 }
 
 # check_exported EXPORT: against source.img, and what may not be in it.
 check_exported() {
+	local garbage
 	expect_equal "$(size_of source.img)" "$(size_of "$1")" "size of $1"
 	check_same_table source.img "$1"
 	check_file_systems "$1"
 	check_same_files source.img "$1"
-	# Short runs of unused blocks are read along.
-	expect_number "$(count_marker "$1") * 20 < $(count_marker source.img)" "what was deleted in the source is not in $1"
+	for garbage in "${GARBAGE[@]}"; do
+		cmp -s -n "${garbage#*:}" -i "${garbage%:*}:0" "$1" /dev/zero || die "$1 holds what was deleted, at $garbage"
+	done
+}
+
+check_garbage_is_there() {
+	local garbage
+	for garbage in "${GARBAGE[@]}"; do
+		cmp -s -n 4096 -i "${garbage%:*}:0" source.img /dev/zero && die "no garbage at $garbage"
+	done
+	return 0
 }
 
 roundtrip_prepare() {
@@ -97,13 +114,12 @@ roundtrip_prepare() {
 		random_file mnt/changes-later 5M "changes-$number"
 		random_file mnt/goes-later 4M "goes-$number"
 		random_file mnt/garbage 24M "garbage-$number"
-		yes "$MARKER" | head -c 3M >mnt/garbage-marked || true
-		sync -f mnt
-		rm mnt/garbage mnt/garbage-marked
+		note_garbage "$area" mnt/garbage
+		rm mnt/garbage
 		unmount_area mnt
 	done
 	check_file_systems source.img
-	expect_number "$(count_marker source.img) > 10000" "there is deleted garbage in the source"
+	check_garbage_is_there
 }
 
 roundtrip_first() {
@@ -129,6 +145,7 @@ roundtrip_first() {
 
 roundtrip_second() {
 	local area number=0
+	GARBAGE=()
 	for area in "${FILE_SYSTEMS[@]}"; do
 		number=$((number + 1))
 		mount_area source.img "$area" mnt
@@ -140,12 +157,13 @@ roundtrip_second() {
 		cp -a "$FILES/licenses" mnt/folder-came/
 		mv mnt/bin mnt/bin-moved
 		ln -s came-later mnt/link-came
-		yes "$MARKER" | head -c 2M >mnt/garbage-again || true
-		sync -f mnt
+		random_file mnt/garbage-again 5M "garbage-again-$number"
+		note_garbage "$area" mnt/garbage-again
 		rm mnt/garbage-again
 		unmount_area mnt
 	done
 	check_file_systems source.img
+	check_garbage_is_there
 	say "second round"
 	sync_disk source.img web01
 	expect_equal 2 "$(json_get .image)"
@@ -154,7 +172,6 @@ roundtrip_second() {
 	expect_exit 0 wherry export web01@2 second.img
 	check_exported second.img
 	check_export web01@1 first.img
-	check_export web01 second.img
 }
 
 roundtrip_whole() {
@@ -164,9 +181,6 @@ roundtrip_whole() {
 	sync_disk source.img whole --read-all
 	check_export whole@1 source-1.img
 	check_export whole@2 source.img
-	expect_exit 0 wherry export whole@1 whole.img
-	check_same source-1.img whole.img
-	rm whole.img
 }
 
 roundtrip_device() {

@@ -794,9 +794,8 @@ static void put_chunk_is_found_before_the_commit(void **state)
 	assert_int_equal(map.entries[0].kind, STORE_MAP_NOTHING); /* put is not committed */
 	memcpy(change.digest, digests[1], DIGEST_BYTES);
 	must(store_commit(view, &change, 1, NULL, why()));
-	/* what put gave out can be committed again, and found is what may be committed */
+	/* what is found after the commit may be committed again */
 	change.first_chunk = 1;
-	must(store_commit(view, &change, 1, NULL, why()));
 	must(store_find_chunks(fixture->store, (const uint8_t(*)[DIGEST_BYTES])digests, 2, found, why()));
 	must_hold(found[0] == 0 && found[1] != 0);
 	change.chunk = found[1];
@@ -1098,51 +1097,106 @@ static void changed_bytes_are_those_that_differ(void **state)
 	}
 }
 
+enum { KINDS = 24, KIND_PLACES = 10, KIND_IMAGES = 12, KIND_MAPS = 2 * (KIND_IMAGES + 1) };
+
+/* What two disks and their images hold, as sets of kinds of chunks: bit k for kind k, which is fill() with seed k. */
+struct kinds {
+	uint32_t maps[KIND_MAPS]; /* 0: no such image (any more) */
+	uint64_t record_bytes[KINDS];
+};
+
+static uint64_t measure_record(struct fixture *fixture, uint64_t kind)
+{
+	uint8_t bytes[CHUNK];
+	uint8_t digest[DIGEST_BYTES] = {0};
+	struct store_encoded encoded;
+
+	fill(bytes, CHUNK, kind);
+	must(store_encode_chunk(fixture->scratch, 3, digest, bytes, CHUNK, &encoded, why()));
+	return record_total_bytes(encoded.stored_bytes);
+}
+
+/* Records that only this map has, counted once however often it has them. */
+static uint64_t count_unique_bytes(const struct kinds *kinds, size_t map)
+{
+	uint32_t others = 0;
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < KIND_MAPS; i++)
+		others |= i == map ? 0 : kinds->maps[i];
+	for (size_t kind = 0; kind < KINDS; kind++)
+		if ((kinds->maps[map] & ~others) >> kind & 1)
+			bytes += kinds->record_bytes[kind];
+	return bytes;
+}
+
+static const char *const kind_disks[] = {"one", "two"};
+
+/* Image i of disk d is map d * (KIND_IMAGES + 1) + i, from 1; what is live is map 0 of the disk. */
+static void make_kind_disk(struct fixture *fixture, size_t d, unsigned int *seed, struct kinds *kinds)
+{
+	uint64_t places[KIND_PLACES];
+	AUTO_FREE uint8_t *bytes = calloc(KIND_PLACES, CHUNK);
+	uint32_t *maps = kinds->maps + d * (KIND_IMAGES + 1);
+	struct store_view *view;
+
+	for (size_t i = 0; i < KIND_PLACES; i++)
+		places[i] = i / 2; /* each of them twice */
+	create_disk(fixture, kind_disks[d], KIND_PLACES * CHUNK);
+	view = open_view(fixture, kind_disks[d], VIEW_WRITE);
+	for (size_t i = 1; i <= KIND_IMAGES; i++) {
+		for (unsigned int n = 0; n < 4; n++)
+			places[(size_t)rand_r(seed) % KIND_PLACES] = (uint64_t)rand_r(seed) % KINDS;
+		maps[0] = 0;
+		for (size_t place = 0; place < KIND_PLACES; place++) {
+			fill(bytes + place * CHUNK, CHUNK, places[place]);
+			maps[0] |= (uint32_t)1 << places[place];
+		}
+		write_places(fixture, view, bytes, all_places);
+		assert_int_equal(take_image(view), i);
+		maps[i] = maps[0];
+	}
+	close_view(view);
+}
+
 /* Two disks whose chunks are drawn from few, so that everything is shared with something most of the time. */
 static void unique_bytes_are_what_deletion_frees(void **state)
 {
 	struct fixture *fixture = *state;
-	enum { IMAGES = 12, CHUNKS = 10, KINDS = 24 };
-	static const char *const names[] = {"one", "two"};
 	unsigned int seed = store_contract_seed();
-	uint8_t *bytes = calloc(CHUNKS, CHUNK);
+	struct kinds kinds = {.maps = {0}};
 	uint64_t freed_in_all = 0;
 
-	for (size_t d = 0; d < 2; d++) {
-		struct store_view *view;
-
-		create_disk(fixture, names[d], (uint64_t)CHUNKS * CHUNK);
-		view = open_view(fixture, names[d], VIEW_WRITE);
-		for (size_t i = 0; i < IMAGES; i++) {
-			for (unsigned int n = 0; n < 4; n++)
-				fill(bytes + (size_t)rand_r(&seed) % CHUNKS * CHUNK, CHUNK,
-				     (uint64_t)rand_r(&seed) % KINDS);
-			write_places(fixture, view, bytes, all_places);
-			take_image(view);
-		}
-		close_view(view);
-	}
-	for (size_t left = (size_t)2 * IMAGES; left > 0; left--) {
+	for (uint64_t kind = 0; kind < KINDS; kind++)
+		kinds.record_bytes[kind] = measure_record(fixture, kind);
+	for (size_t d = 0; d < 2; d++)
+		make_kind_disk(fixture, d, &seed, &kinds);
+	for (size_t left = (size_t)2 * KIND_IMAGES; left > 0; left--) {
 		struct store_image *list;
 		uint64_t would_free;
 		uint64_t freed;
+		uint64_t expected;
 		size_t count;
+		size_t map;
 		size_t victim = (size_t)rand_r(&seed) % left;
 
 		must(store_list_images(fixture->store, NULL, &list, &count, why()));
 		assert_int_equal(count, left);
+		map = (strcmp(list[victim].disk, "two") == 0 ? KIND_IMAGES + 1 : 0) + list[victim].number;
+		expected = count_unique_bytes(&kinds, map);
 		must(store_delete_image(fixture->store, list[victim].disk, list[victim].number, true, &would_free,
 					why()));
 		must(store_delete_image(fixture->store, list[victim].disk, list[victim].number, false, &freed, why()));
-		if (would_free != list[victim].unique_bytes || freed != list[victim].unique_bytes)
-			fail_msg("%s@%u: unique %llu, would free %llu, freed %llu", list[victim].disk,
+		kinds.maps[map] = 0;
+		if (list[victim].unique_bytes != expected || would_free != expected || freed != expected)
+			fail_msg("%s@%u: unique %llu, would free %llu, freed %llu instead of %llu", list[victim].disk,
 				 list[victim].number, (unsigned long long)list[victim].unique_bytes,
-				 (unsigned long long)would_free, (unsigned long long)freed);
+				 (unsigned long long)would_free, (unsigned long long)freed,
+				 (unsigned long long)expected);
 		freed_in_all += freed;
 		store_images_free(list, count);
 	}
 	must_hold(freed_in_all > 0);
-	free(bytes);
 }
 
 static void dry_run_deletes_nothing(void **state)

@@ -428,10 +428,10 @@ static void step_change(struct model *model, struct model_disk *disk)
 	AUTO_FREE struct plan *plan = malloc(sizeof(*plan));
 
 	for (uint64_t batches = 1 + below(model, 3), n = 0; n < batches; n++) {
-		uint64_t changed = 5;
+		uint64_t changed = 5, newly_changed = 0;
 
 		make_plan(model, catalog, disk, plan);
-		assert_done(catalog_map_update(catalog, &disk->row, plan->changes, plan->length, &changed, &failure),
+		assert_done(catalog_map_update(catalog, &disk->row, plan->changes, plan->length, &changed, &newly_changed, &failure),
 			    &failure);
 		if (n == 0 && undo_sometimes(model, catalog))
 			return;
