@@ -31,6 +31,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,7 +40,7 @@
 enum {
 	HOLDER_MOST_BYTES = 1024,
 	TAKE_TRIES = 6, /* 31 ms: a look that lost its processor in the wrong moment is over by then */
-	LOOK_TRIES = 3, /* 3 ms: if two looks meet all the same, one of them is wrong for a moment, and nothing else is */
+	LOOK_TRIES = 3, /* 3 ms: two looks that meet all the same are wrong for a moment, and harm nothing */
 	HOST_NAME_BYTES = 256,
 };
 
@@ -132,12 +133,62 @@ static char *read_holder(int fd)
 	return strdup(line); /* NULL: unknown */
 }
 
+/* "COMMAND LINE (pid N)" of a process of this host. */
+static char *describe_process(long pid)
+{
+	char path[64];
+	char line[HOLDER_MOST_BYTES];
+	char *text = NULL;
+	ssize_t len_bytes;
+
+	(void)snprintf(path, sizeof(path), "/proc/%ld/cmdline", pid);
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	len_bytes = fd < 0 ? 0 : read(fd, line, sizeof(line) - 1);
+	if (len_bytes <= 0)
+		return asprintf(&text, "the process with pid %ld", pid) < 0 ? NULL : text;
+	while (len_bytes > 0 && line[len_bytes - 1] == '\0')
+		len_bytes--;
+	line[len_bytes] = '\0';
+	for (ssize_t i = 0; i < len_bytes; i++)
+		if (line[i] == '\0') /* between arguments */
+			line[i] = ' ';
+		else if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+			line[i] = '?';
+	return asprintf(&text, "%s (pid %ld)", line, pid) < 0 ? NULL : text;
+}
+
+/*
+ * Holders of a shared lock write no line, since they would write over each other's. The kernel knows them: /proc/locks (proc(5)) has
+ * device and inode of the file that each lock is on. NULL: none of this host.
+ */
+static char *find_shared_holder(int fd)
+{
+	AUTO_FCLOSE FILE *locks = fopen("/proc/locks", "re");
+	struct stat status;
+	char line[256];
+
+	if (locks == NULL || fstat(fd, &status) != 0)
+		return NULL;
+	while (fgets(line, sizeof(line), locks) != NULL) {
+		unsigned int device_major;
+		unsigned int device_minor;
+		unsigned long inode;
+		long pid;
+
+		if (sscanf(line, "%*d: FLOCK %*s %*s %ld %x:%x:%lu", &pid, &device_major, &device_minor, &inode) == 4 &&
+		    inode == status.st_ino && device_major == major(status.st_dev) &&
+		    device_minor == minor(status.st_dev) && pid > 0)
+			return describe_process(pid);
+	}
+	return NULL;
+}
+
 /* For a file whose lock could not be had. Where it can be shared, the holders share it, and the line isn't theirs. */
 static char *find_holder(int fd)
 {
 	if (try_lock(fd, LOCK_SH) == 0) {
 		unlock(fd);
-		return NULL;
+		return find_shared_holder(fd);
 	}
 	return read_holder(fd);
 }

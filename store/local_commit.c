@@ -469,6 +469,25 @@ static int apply_changes_locked(struct local_view *view, struct catalog_disk *di
 	return 0;
 }
 
+/* Content that no round wrote: an unfinished round can't go on at its cursor any more, what is before it may have changed. */
+static int restart_unfinished_round_locked(struct local_store *local, const struct catalog_disk *disk,
+					   struct failure *failure)
+{
+	AUTO(catalog_round_release) struct catalog_round round = { .number = 0 };
+	int result;
+
+	if (disk->next_round == 1)
+		return 0;
+	result = catalog_round_get(local->writer, disk->id, disk->next_round - 1, &round, failure);
+	if (result < 0)
+		return result == -ENOENT ? 0 : result;
+	if (round.state == ROUND_DONE || round.cursor_bytes == 0)
+		return 0;
+	round.cursor_bytes = 0;
+	memset(round.counts, 0, sizeof(round.counts));
+	return catalog_round_update(local->writer, &round, failure);
+}
+
 static int commit_changes_locked(struct local_view *view, const struct store_change *changes, size_t count,
 				 const struct store_round_position *round, uint64_t **ret_ids, struct failure *failure)
 {
@@ -492,6 +511,8 @@ static int commit_changes_locked(struct local_view *view, const struct store_cha
 		result = apply_changes_locked(view, &disk, catalog_changes, count, failure);
 	if (result == 0 && round != NULL)
 		result = update_round_locked(local, disk.id, round, failure);
+	else if (result == 0)
+		result = restart_unfinished_round_locked(local, &disk, failure);
 	if (result < 0)
 		return result;
 	return catalog_disk_update(local->writer, &disk, failure);

@@ -47,6 +47,7 @@ static int describe_round(struct local_store *local, const char *disk_name, stru
 		.started_at = row->started_at,
 		.finished_at = row->finished_at,
 		.error = take_ptr(row->error),
+		.details = take_ptr(row->details),
 	};
 	(void)strcpy(ret_round->disk, disk_name);
 	local_counts_from_row(row, &ret_round->counts);

@@ -287,6 +287,7 @@ void store_rounds_free(struct store_round *list, size_t count)
 	for (size_t i = 0; list != NULL && i < count; i++) {
 		free(list[i].source);
 		free(list[i].error);
+		free(list[i].details);
 	}
 	free(list);
 }

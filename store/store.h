@@ -148,6 +148,7 @@ struct store_round {
 	int64_t finished_at; /* 0: not yet */
 	struct store_round_counts counts;
 	char *error; /* or NULL */
+	char *details; /* what the round noted (store_note_round): JSON object text, or NULL */
 };
 
 /* `name` NULL: all. Sorted by name, by number. -ENOENT names the disk and the nearest one there is. Caller frees with …_free_list(list, count). */
@@ -213,8 +214,7 @@ void store_retention_free(struct store_retention *retention);
 /* ---- views: content ---- */
 
 enum store_view_mode {
-	VIEW_READ,  /* an image (shared lease: it can't be deleted meanwhile), or a live disk as of the moment of opening: no lease, see
-		     * below */
+	VIEW_READ,  /* an image (shared lease: it can't be deleted meanwhile), or a live disk (exclusive lease: see below) */
 	VIEW_WRITE, /* the live disk, exclusively */
 };
 struct store_view;
@@ -296,7 +296,7 @@ struct store_encoded {
 };
 
 /*
- * Hands over a new chunk. Not durable, and not to be referenced by anything but a commit of this view.
+ * Hands over a new chunk. Not durable, and to be referenced by nothing but commits of views of this store handle.
  * If the same digest was put before, that one is returned and *ret_new_bytes is 0, else the bytes that it takes.
  * The view must be VIEW_WRITE; one thread at a time.
  */
@@ -375,7 +375,7 @@ int store_begin_round(struct store_view *view, const struct store_round_params *
 		      struct store_round_begun *ret_begun, struct failure *failure);
 void store_round_begun_free(struct store_round_begun *begun);
 
-/* Keeps JSON text with the round (read errors so far, …): durable with the next commit or at once if `now`. */
+/* Keeps JSON object text with the round (read errors so far, …) in place of what it noted before. Durable on return. */
 int store_note_round(struct store_view *view, uint32_t number, const char *details, struct failure *failure);
 
 /* ROUND_DONE, ROUND_STOPPED or ROUND_FAILED (with the error). Durable. */

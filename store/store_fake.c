@@ -12,7 +12,6 @@
  * What a power cut takes away is marked as it comes in, rather than kept twice:
  *
  *     chunk that no commit has named       is_durable is false
- *     note of a round without a commit     stands in `note`, not in `details`
  *     leases                               are the views, which become dead
  *
  * Everything else is durable the moment it is done. A store that

@@ -284,7 +284,9 @@ static int describe_round(const struct fake *fake, const struct fake_disk *disk,
 	ret_item->finished_at = round->finished_at;
 	ret_item->counts = round->counts;
 	error = fake_copy_text(round->source, &ret_item->source, failure);
-	return error != 0 ? error : fake_copy_text(error_text, &ret_item->error, failure);
+	if (error == 0)
+		error = fake_copy_text(error_text, &ret_item->error, failure);
+	return error != 0 ? error : fake_copy_text(round->details, &ret_item->details, failure);
 }
 
 static int list_rounds_locked(const struct fake *fake, const char *name, struct store_round **ret_list,

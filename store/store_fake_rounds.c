@@ -217,6 +217,7 @@ static int note_round_locked(struct fake_view *view, uint32_t number, const char
 	free(round->note);
 	round->note = note;
 	round->has_note = true;
+	fake_round_take_note(round);
 	return 0;
 }
 

@@ -318,15 +318,37 @@ static int look_for_locks(struct search *search, int fd)
 
 /* ------------------------------------------------------------ from outside */
 
+/* What the disk under a partition is used for as a whole, and loop devices on the disk that cover part of the
+ * partition. */
+static int look_below_partition(struct search *search, dev_t partition, dev_t disk, struct range range)
+{
+	uint64_t first_sector;
+	int owners = look_at_owners(search, disk, 0);
+	int result;
+
+	if (owners < 0 || owners == USE_FOUND)
+		return owners;
+	if (device_read_number(partition, "start", &first_sector) < 0 || first_sector > UINT64_MAX / 512)
+		return owners;
+	range.off_bytes = add_up_to_max(range.off_bytes, first_sector * 512);
+	range.end_bytes = add_up_to_max(range.end_bytes, first_sector * 512);
+	result = look_at_loops(search, disk, NULL, range, 0);
+	return result < 0 || result == USE_FOUND ? result : owners;
+}
+
 static int look_at_block_device(struct search *search, int fd, dev_t device, struct range range)
 {
 	bool disk_has_owner = false;
+	uint64_t sectors;
 	dev_t disk;
 	int result;
 
 	search->asked = device;
+	if (device_read_number(device, "size", &sectors) == 0 && sectors <= UINT64_MAX / 512 &&
+	    range.end_bytes > sectors * 512)
+		range.end_bytes = sectors * 512;
 	if (device_get_whole_disk(device, &disk)) {
-		result = look_at_owners(search, disk, 0);
+		result = look_below_partition(search, device, disk, range);
 		if (result < 0 || result == USE_FOUND)
 			return result;
 		disk_has_owner = result == USE_CLAIMED;

@@ -169,6 +169,8 @@ static int commit_chunk(struct committer *committer, struct unit *unit, unsigned
 	uint64_t new_bytes = 0;
 	int result = 0;
 
+	committer->counts.done += slot->planned_bytes;
+	atomic_store(&pipeline->params->meter->done_bytes, committer->counts.done);
 	if (slot->is_zero)
 		committer->counts.zero += len_bytes;
 	if (slot->outcome == OUTCOME_SAME)
@@ -238,6 +240,8 @@ static int commit_unit(struct committer *committer, struct unit *unit)
 {
 	int result = 0;
 
+	/* at once for the whole unit: if a checkpoint in the middle of it is where the round goes on, the rest is read again */
+	committer->counts.read += unit->read_bytes;
 	if (unit->has_content)
 		result = commit_content(committer, unit);
 	else if (!unit->is_unchanged)
@@ -245,10 +249,7 @@ static int commit_unit(struct committer *committer, struct unit *unit)
 	if (result < 0)
 		return result;
 	committer->cursor_bytes = unit->off_bytes + unit->len_bytes;
-	committer->counts.done += unit->planned_bytes;
-	committer->counts.read += unit->read_bytes;
 	committer->counts.zero += unit->hole_bytes;
-	atomic_store(&committer->pipeline->params->meter->done_bytes, committer->counts.done);
 	return checkpoint_if_due(committer);
 }
 

@@ -30,6 +30,7 @@ struct chunk_slot {
 	bool is_skipped; /* the dirty bitmap calls it clean: not read */
 	bool is_sample;	 /* the same, read all the same to see whether that is true */
 	bool is_zero;
+	uint32_t planned_bytes; /* of it, that the plan says to read: progress */
 	store_chunk chunk;
 	uint8_t digest[DIGEST_BYTES];
 	uint8_t fingerprint[FINGERPRINT_BYTES];
@@ -60,7 +61,6 @@ struct unit {
 	uint64_t len_bytes; /* with a buffer at most UNIT_BYTES; without any length */
 	bool has_content;   /* the buffer holds it; otherwise it reads as zeros, or (is_unchanged) isn't looked at */
 	bool is_unchanged;
-	uint64_t planned_bytes; /* of it, that the plan says to read: progress */
 	uint64_t read_bytes;
 	uint64_t hole_bytes; /* without content: known to be zero, not left out */
 	uint8_t *buffer; /* UNIT_BYTES, aligned */

@@ -197,7 +197,7 @@ static struct unit *take_unit(struct reader *reader)
 			if (unit != NULL) {
 				unit->sequence = pipeline->next_sequence++;
 				unit->has_content = unit->is_unchanged = false;
-				unit->planned_bytes = unit->read_bytes = unit->hole_bytes = 0;
+				unit->read_bytes = unit->hole_bytes = 0;
 				unit->read_count = unit->reads_left = unit->wanted_count = 0;
 				assert(unit->page == NULL);
 				memset(unit->chunks, 0, sizeof(unit->chunks));
@@ -365,7 +365,7 @@ static int plan_unit(struct reader *reader, struct unit *unit)
 
 	for (uint64_t at = unit->off_bytes; at < end;) {
 		uint64_t piece_end;
-		const struct chunk_slot *slot = &unit->chunks[(at - unit->off_bytes) / chunk_bytes];
+		struct chunk_slot *slot = &unit->chunks[(at - unit->off_bytes) / chunk_bytes];
 		int result = ask_plan(reader, at);
 
 		if (result < 0)
@@ -375,7 +375,7 @@ static int plan_unit(struct reader *reader, struct unit *unit)
 		piece_end = min64(piece_end, (at / chunk_bytes + 1) * chunk_bytes);
 		if (reader->range.kind == PLAN_READ && !slot->is_skipped) {
 			want(unit, at - unit->off_bytes, piece_end - at);
-			unit->planned_bytes += slot->is_sample ? 0 : piece_end - at;
+			slot->planned_bytes += slot->is_sample ? 0 : (uint32_t)(piece_end - at);
 		}
 		at = piece_end;
 	}

@@ -579,6 +579,20 @@ static int make_image(struct round *round, struct failure *failure)
 	return result;
 }
 
+/* Without an image, the round itself keeps how far its content can be trusted: for an image made of it later. */
+static int note_trust(struct round *round, struct failure *failure)
+{
+	AUTO(json_release) json_t *notes =
+		json_pack("{s:o, s:I, s:s, s:s*}", "read_errors", ranges_to_json(&round->read_errors), "left_out_bytes",
+			  (json_int_t)round->survey.left_out_bytes, "consistency",
+			  store_consistency_name(round->report->consistency), "fuzzy_because", round->report->fuzzy_because);
+	AUTO_FREE char *text = notes == NULL ? NULL : json_dumps(notes, JSON_COMPACT);
+
+	if (text == NULL)
+		return fail_errno(failure, -ENOMEM, "round");
+	return store_note_round(round->view, round->begun.number, text, failure);
+}
+
 static int retain(struct round *round, struct failure *failure)
 {
 	struct store_disk *disks;
@@ -624,7 +638,9 @@ static int conclude(struct round *round, struct failure *failure)
 {
 	int result = judge(round, failure);
 
-	if (result == 0 && !round->options->no_image)
+	if (result == 0 && round->options->no_image)
+		result = note_trust(round, failure);
+	else if (result == 0)
 		result = make_image(round, failure);
 	if (result == 0)
 		result = store_finish_round(round->view, round->begun.number, ROUND_DONE, NULL, &round->result.counts, failure);

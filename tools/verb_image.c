@@ -7,7 +7,8 @@
  *
  *     no round has ever written the disk                     clean
  *     the last round is done and left an image               as that image, with its details
- *     the last round is done and left none (or it is gone)   fuzzy: nothing says that its source was not in use
+ *     the last round is done and was to leave none           as the round noted itself
+ *     the last round is done and its image is gone           fuzzy: nothing says that its source was not in use
  *     the last round is not done                             fuzzy: part of it is newer than the rest
  *
  * Too careful costs a word of warning, too trusting costs somebody's data.
@@ -17,6 +18,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/cleanup.h"
 #include "tools/output.h"
@@ -75,6 +77,23 @@ static int inherit_from_image(struct store *store, const char *disk, uint32_t ro
 	return 0;
 }
 
+/* Takes over what a round without an image noted; false when it noted nothing of that kind. */
+static bool inherit_from_round(struct store_round *round, struct trust *trust)
+{
+	json_t *details = round->details == NULL ? NULL : json_loads(round->details, 0, NULL);
+	const char *name = json_string_value(json_object_get(details, "consistency"));
+	bool found = false;
+
+	for (int i = STORE_CLEAN; name != NULL && i <= STORE_FUZZY && !found; i++) {
+		found = strcmp(name, store_consistency_name((enum store_consistency)i)) == 0;
+		trust->consistency = (enum store_consistency)i;
+	}
+	json_decref(details);
+	if (found)
+		trust->details = take_ptr(round->details);
+	return found;
+}
+
 static int find_trust(struct store *store, const char *disk, struct trust *trust, struct failure *failure)
 {
 	struct store_round *rounds = NULL;
@@ -89,6 +108,8 @@ static int find_trust(struct store *store, const char *disk, struct trust *trust
 		set_fuzzy(trust, "round %u of this disk is not finished", rounds[count - 1].number);
 	} else {
 		result = inherit_from_image(store, disk, rounds[count - 1].number, &found, trust, failure);
+		if (result == 0 && !found)
+			found = inherit_from_round(&rounds[count - 1], trust);
 		if (result == 0 && !found)
 			set_fuzzy(trust, "round %u left no image that would say whether its source was in use",
 				  rounds[count - 1].number);

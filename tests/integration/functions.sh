@@ -24,6 +24,7 @@
 #   WHERRY, WHERRY_BUILD, WHERRY_SOURCE, WHERRY_TEST_TOOLS   set by CTest; without them, build/release
 #   WHERRY_TEST_SEED      the random choices; printed, chosen anew when not given
 #   WHERRY_TEST_KEEP=1    leaves $WORK where it is
+#   WHERRY_TEST_THOROUGH=1 no samples where everything can be looked at, however long that takes
 #   WHERRY_TEST_NO_SKIP=1 a test that cannot run has failed
 #   WHERRY_TEST_TMPDIR    where $WORK is made; /var/tmp without it (a tmpfs has no O_DIRECT)
 

@@ -130,7 +130,7 @@ static void log_stays_short(void **state)
 	struct failure failure = {.code = 0};
 	struct catalog_disk disk;
 	struct catalog_change change = {.count = 1, .kind = CATALOG_ZERO};
-	uint64_t bytes, changed = 0;
+	uint64_t bytes, changed = 0, newly_changed = 0;
 
 	catalog_fixture_disk(two->a, "web01", &disk);
 	for (unsigned n = 0; n < 60; n++) { /* 512 pages each: some 4 MiB of log a commit without checkpoints */
@@ -138,7 +138,7 @@ static void log_stays_short(void **state)
 		for (unsigned i = 0; i < 512; i++) {
 			change.first = (uint64_t)i * CATALOG_PAGE_ENTRIES * 7;
 			change.kind = n % 2 == 0 ? CATALOG_ZERO : CATALOG_NOTHING;
-			assert_done(catalog_map_update(two->a, &disk, &change, 1, &changed, &failure), &failure);
+			assert_done(catalog_map_update(two->a, &disk, &change, 1, &changed, &newly_changed, &failure), &failure);
 		}
 		for (unsigned i = 0; i < 1000; i++)
 			(void)catalog_fixture_chunk(&two->fixture, two->a);
@@ -633,13 +633,13 @@ static void set_chunks(struct catalog *catalog, const struct catalog_disk *disk,
 {
 	struct failure failure = {.code = 0};
 	AUTO_FREE struct catalog_change *changes = calloc(count, sizeof(*changes));
-	uint64_t changed = 0;
+	uint64_t changed = 0, newly_changed = 0;
 
 	assert_non_null(changes);
 	for (size_t i = 0; i < count; i++)
 		changes[i] = (struct catalog_change){
 			.first = first + i, .count = 1, .kind = CATALOG_CHUNK, .chunk = chunk + i};
-	assert_done(catalog_map_update(catalog, disk, changes, count, &changed, &failure), &failure);
+	assert_done(catalog_map_update(catalog, disk, changes, count, &changed, &newly_changed, &failure), &failure);
 }
 
 static void chunks_of_one_tag_are_all_found(void **state)
@@ -692,11 +692,11 @@ static void reference_to_no_chunk_is_damage(void **state)
 	struct failure failure = {.code = 0};
 	struct catalog_disk disk;
 	struct catalog_change change = {.count = 1, .kind = CATALOG_CHUNK, .chunk = 5};
-	uint64_t changed = 0;
+	uint64_t changed = 0, newly_changed = 0;
 
 	catalog_fixture_disk(two->a, "web01", &disk);
 	begin(two->a);
-	assert_int_equal(catalog_map_update(two->a, &disk, &change, 1, &changed, &failure), -EBADMSG);
+	assert_int_equal(catalog_map_update(two->a, &disk, &change, 1, &changed, &newly_changed, &failure), -EBADMSG);
 	catalog_rollback(two->a);
 }
 
@@ -706,14 +706,14 @@ static void refreshing_another_chunk_is_refused(void **state)
 	struct failure failure = {.code = 0};
 	struct catalog_disk disk;
 	struct catalog_change change = {.count = 1, .kind = CATALOG_CHUNK, .refresh = true};
-	uint64_t changed = 0;
+	uint64_t changed = 0, newly_changed = 0;
 	uint32_t segment;
 
 	catalog_fixture_disk(two->a, "web01", &disk);
 	begin(two->a);
 	assert_done(catalog_segment_insert(two->a, &segment, &failure), &failure);
 	change.chunk = add_chunk(two->a, 1, segment);
-	assert_int_equal(catalog_map_update(two->a, &disk, &change, 1, &changed, &failure), -EBADMSG);
+	assert_int_equal(catalog_map_update(two->a, &disk, &change, 1, &changed, &newly_changed, &failure), -EBADMSG);
 	catalog_rollback(two->a);
 }
 
@@ -869,13 +869,13 @@ static int write_many(struct catalog_fixture *fixture, const char *name)
 	for (unsigned i = 0; result == 0 && i < CONCURRENT_COMMITS; i++) {
 		struct catalog_location location = {.tag = i, .segment = 1, .stored_bytes = 100};
 		struct catalog_change change = {.first = i % 7, .count = 1, .kind = CATALOG_CHUNK};
-		uint64_t changed = 0;
+		uint64_t changed = 0, newly_changed = 0;
 
 		result = catalog_begin(catalog, &failure);
 		if (result == 0)
 			result = catalog_chunk_add(catalog, &location, &change.chunk, &failure);
 		if (result == 0)
-			result = catalog_map_update(catalog, &disk, &change, 1, &changed, &failure);
+			result = catalog_map_update(catalog, &disk, &change, 1, &changed, &newly_changed, &failure);
 		if (result == 0)
 			result = catalog_commit(catalog, &failure);
 	}
@@ -1333,7 +1333,7 @@ static void probe_changes(struct probe *probe)
 	struct catalog_change change = {.count = 300, .kind = CATALOG_NOTHING};
 	struct catalog_location location = {.tag = 7, .segment = 1, .stored_bytes = 10};
 	struct catalog_position position = {.until = 0};
-	uint64_t number = 0;
+	uint64_t number = 0, newly_changed = 0;
 	bool is_done = false;
 
 	for (unsigned which = 0; which < 4; which++) {
@@ -1343,7 +1343,7 @@ static void probe_changes(struct probe *probe)
 		if (result < 0)
 			continue;
 		if (which == 0)
-			result = catalog_map_update(catalog, &disk, &change, 1, &number, NULL);
+			result = catalog_map_update(catalog, &disk, &change, 1, &number, &newly_changed, NULL);
 		else if (which == 1)
 			result = catalog_chunk_add(catalog, &location, &number, NULL);
 		else if (which == 2)
@@ -1584,13 +1584,13 @@ static void image_of_a_generation_to_come_is_damage(void **state)
 	struct failure failure = {.code = 0};
 	struct catalog_disk disk;
 	struct catalog_change change = {.count = 1, .kind = CATALOG_ZERO};
-	uint64_t changed = 0;
+	uint64_t changed = 0, newly_changed = 0;
 
 	fill_catalog(two);
 	catalog_fixture_execute(two->a, "UPDATE image SET generation=1000 WHERE number=2");
 	assert_done(catalog_disk_find(two->b, "web01", &disk, &failure), &failure);
 	begin(two->b);
-	assert_int_equal(catalog_map_update(two->b, &disk, &change, 1, &changed, &failure), -EBADMSG);
+	assert_int_equal(catalog_map_update(two->b, &disk, &change, 1, &changed, &newly_changed, &failure), -EBADMSG);
 	catalog_rollback(two->b);
 }
 

@@ -284,7 +284,7 @@ struct watched {
 	long stop_after_ms;
 	bool has_stopper;
 	pthread_t stopper;
-	double stopped_at_seconds;
+	double stopped_at_seconds; /* look at it after unwatch() */
 	pthread_mutex_t lock;
 	unsigned notice_count;
 	char notices_text[2048];
@@ -344,6 +344,15 @@ static void unwatch(struct watched *watched)
 	if (watched->has_stopper)
 		assert_int_equal(pthread_join(watched->stopper, NULL), 0);
 	watched->has_stopper = false;
+}
+
+/* Right after what was stopped has returned. */
+static void assert_stopped_soon(struct watched *watched)
+{
+	double now_seconds = units_monotonic_seconds();
+
+	unwatch(watched);
+	assert_true(now_seconds - watched->stopped_at_seconds < STOPS_WITHIN_SECONDS);
 }
 
 static struct store_reference reference_to(const char *text)
@@ -713,7 +722,7 @@ static void a_stop_is_obeyed_soon(void **state)
 	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
 	watch(&watched, 300);
 	assert_int_equal(export_to(store, "d@1", "-", ends[1], &watched, &report, &failure), -EINTR);
-	assert_true(units_monotonic_seconds() - watched.stopped_at_seconds < STOPS_WITHIN_SECONDS);
+	assert_stopped_soon(&watched);
 	assert_contains(failure.message, "standard output: export stopped");
 	assert_contains(failure.message, "holds only a part");
 	assert_int_equal(failure.code, -EINTR);
@@ -725,14 +734,14 @@ static void a_stop_is_obeyed_soon(void **state)
 	assert_int_equal(mkfifo(in_folder("lonely"), 0600), 0);
 	watch(&watched, 200);
 	assert_int_equal(export_to(store, "d@1", in_folder("lonely"), -1, &watched, &report, &failure), -EINTR);
-	assert_true(units_monotonic_seconds() - watched.stopped_at_seconds < STOPS_WITHIN_SECONDS);
+	assert_stopped_soon(&watched);
 	unwatch(&watched);
 
 	/* a slow store: a new file is gone afterwards, one that was there is not */
 	store_fake_delay(store, STORE_FAKE_READ_CHUNK, 20);
 	watch(&watched, 300);
 	assert_int_equal(export_to(store, "d@1", path, -1, &watched, &report, &failure), -EINTR);
-	assert_true(units_monotonic_seconds() - watched.stopped_at_seconds < STOPS_WITHIN_SECONDS);
+	assert_stopped_soon(&watched);
 	assert_false(is_there(path));
 	unwatch(&watched);
 	write_file(path, bytes, 100);
@@ -1522,7 +1531,7 @@ static void verifying_stops_soon(void **state)
 	store_fake_delay(store, STORE_FAKE_READ_CHUNK, 10);
 	watch(&watched, 300);
 	assert_int_equal(verify_with(store, "d@1", path, false, &watched, &report, &failure), -EINTR);
-	assert_true(units_monotonic_seconds() - watched.stopped_at_seconds < STOPS_WITHIN_SECONDS);
+	assert_stopped_soon(&watched);
 	assert_int_equal(failure.code, 0);
 	unwatch(&watched);
 	store_close(store);

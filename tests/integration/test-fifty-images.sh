@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Fifty images with random changes between them are deleted in random order; after every deletion the others are what
+# they were.
+# timeout: 200
+. "$(dirname "$0")/functions.sh"
+requires openssl jq sqlite3
+
+MIB=$((1024 * 1024))
+IMAGES=50
+SAMPLE=2 # besides the two neighbours, after every deletion; all of them at every tenth
+[[ ${WHERRY_TEST_THOROUGH:-} != 1 ]] || SAMPLE=$IMAGES
+
+# A digest for each image that is there, of a copy of the source as it was: the oracle.
+declare -A digests
+
+random_file source 16M source
+make_store --chunk-size 16K
+
+change_source() {
+	local count size offset from length
+	random_number 12
+	count=$((NUMBER + 1))
+	size=$(size_of source)
+	for ((i = 0; i < count; i++)); do
+		random_number 200000
+		length=$((NUMBER + 1))
+		random_number $((size - length))
+		offset=$NUMBER
+		random_number $((size - length))
+		from=$NUMBER
+		random_number 4
+		case $NUMBER in
+		0 | 1) random_range source "$offset" "$length" "$1-$i" ;;
+		2) zero_range source "$offset" "$length" ;;
+		3) dd if=source of=source bs=16K iflag=fullblock conv=notrunc status=none \
+			skip=$((from / 16384)) seek=$((offset / 16384)) count=$((length / 16384)) ;;
+		esac
+	done
+	case $1 in
+	15) truncate -s $((size + 3 * MIB + 77)) source ;;
+	30) truncate -s $((size - 5 * MIB)) source ;;
+	40) random_stream 500000 "$1-end" >>source ;;
+	esac
+}
+
+make_image() {
+	sync_disk source web01 --allow-shrink
+	expect_equal "$1" "$(json_get .image)" "number of the image"
+	digests[$1]=$(digest_of_stream <source)
+}
+
+say "$IMAGES images"
+for ((n = 1; n <= IMAGES; n++)); do
+	change_source "$n"
+	make_image "$n"
+done
+
+check_images() {
+	local n
+	for n in "$@"; do
+		expect_equal "${digests[$n]}" "$(digest_of_export "web01@$n")" "content of web01@$n after deletion of $deleted"
+	done
+}
+
+deleted="nothing"
+numbers() {
+	printf '%s\n' "${!digests[@]}" | sort -n
+}
+
+# delete_image NUMBER: and look at the nearest ones on both sides, and at some others.
+delete_image() {
+	local position others=() n
+	mapfile -t all < <(numbers)
+	for ((position = 0; position < ${#all[@]}; position++)); do
+		((all[position] == $1)) && break
+	done
+	expect_exit 0 wherry delete "web01@$1"
+	unset "digests[$1]"
+	deleted=$1
+	((steps += 1))
+	mapfile -t all < <(numbers)
+	if ((steps % 10 == 0 || SAMPLE >= 50)); then
+		others=("${all[@]}")
+	else
+		((position == 0)) || others+=("${all[position - 1]}")
+		((position >= ${#all[@]})) || others+=("${all[position]}")
+		for ((n = 0; n < SAMPLE && ${#all[@]} > 0; n++)); do
+			random_number ${#all[@]}
+			others+=("${all[NUMBER]}")
+		done
+	fi
+	mapfile -t others < <(printf '%s\n' "${others[@]}" | sort -nu | sed '/^$/d')
+	check_images "${others[@]}"
+	expect_exit 0 wherry images web01 --json
+	expect_equal "${all[*]}" "$(json_get '[.images[].number] | map(tostring) | join(" ")')" "images that are left"
+	expect_error "web01@$1.*(there are|there is|no images)" wherry export "web01@$1" -
+}
+
+steps=0
+while ((${#digests[@]} > 1)); do
+	mapfile -t all < <(numbers)
+	random_number ${#all[@]}
+	delete_image "${all[NUMBER]}"
+	if ((steps == 20 || steps == 35)); then
+		say "a round between deletions"
+		IMAGES=$((IMAGES + 1))
+		change_source "between-$steps"
+		make_image $IMAGES
+		mapfile -t all < <(numbers)
+		check_images "${all[@]}"
+	fi
+done
+
+say "the live content is what the source is, with one image and without any"
+check_export web01 source
+delete_image "$(numbers)"
+expect_error 'web01.*no images' wherry export web01@latest -
+check_export web01 source
+
+say "and a round goes on where the last one was"
+change_source last
+cp source before
+IMAGES=$((IMAGES + 1))
+make_image $IMAGES
+check_export "web01@$IMAGES" before
+
+say "nothing is left when the disk is removed"
+expect_exit 0 wherry remove web01
+expect_exit 0 wherry disks --json
+expect_equal '{"disks":[]}' "$(json_get tojson)"
+cp "$WHERRY_STORE"/catalog.db* "$TMPDIR/"
+rm -f "$TMPDIR/catalog.db-shm"
+for table in map past image disk round; do
+	expect_equal 0 "$(sqlite3 "$TMPDIR/catalog.db" "SELECT count(*) FROM $table")" "rows of table $table"
+done
+expect_equal 0 "$(sqlite3 "$TMPDIR/catalog.db" "SELECT coalesce(sum(live_bytes), 0) FROM segment")" "bytes in use"
