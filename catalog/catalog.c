@@ -537,6 +537,9 @@ static int catalog_open_database(struct catalog *catalog, struct failure *failur
 	/* also for reading: recovery of the log after a crash needs to write */
 	if (sqlite3_open_v2(catalog->path, &catalog->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK)
 		return catalog_sqlite_error(catalog, "opening", failure);
+	/* SQLite falls back to reading where it can't write */
+	if (!catalog->read_only && sqlite3_db_readonly(catalog->db, "main") == 1)
+		return fail(failure, -EROFS, "catalog %s: can't be written", catalog->path);
 	return 0;
 }
 

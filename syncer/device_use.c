@@ -344,7 +344,7 @@ static int look_at_block_device(struct search *search, int fd, dev_t device, str
 	int result;
 
 	search->asked = device;
-	if (device_read_number(device, "size", &sectors) == 0 && sectors <= UINT64_MAX / 512 &&
+	if (device_read_number(device, "size", &sectors) == 0 && sectors > 0 && sectors <= UINT64_MAX / 512 &&
 	    range.end_bytes > sectors * 512)
 		range.end_bytes = sectors * 512;
 	if (device_get_whole_disk(device, &disk)) {

@@ -1464,7 +1464,7 @@ static const struct {
 	{"segment", "length_bytes", 0},
 	{"segment", "live_bytes", 0},
 	{"log", "disk", KEY},
-	{"log", "sequence", 0},
+	{"log", "sequence", KEY},
 	{"log", "segment", 0},
 	{"log", "off_bytes", 0},
 	{"log", "stored_bytes", 0},

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Loaded into a program, records what it does to files below RECORD_FOLDER (a real path without links) in RECORD_LOG.
+ * power_log.h says what a record looks like, power_cut.c what it's good for.
+ *
+ * One lock is held over each call and its record, so the order of the log is the order in which the kernel saw the calls.
+ * A write's data is recorded as far as the kernel took it. A call that failed has left nothing and is not recorded.
+ *
+ * Descriptors are asked for their path each time (/proc/self/fd) in place of being followed through dup, close and
+ * inheritance: slower, and right. What is written through a mapping can't be seen; SQLite maps its -shm file only,
+ * which no crash keeps.
+ *
+ * The dynamic linker exports what is called by name from outside of libc: open, pwrite and so on of the program and of
+ * SQLite. stdio's own writes stay unseen, and nothing below the folder is written with stdio.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "power_log.h"
+
+#define REAL(name) ((__typeof__(&(name)))dlsym(RTLD_NEXT, #name))
+
+static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
+
+static void give_up(const char *why)
+{
+	static const char prefix[] = "preload_record: ";
+
+	(void)!write(2, prefix, sizeof(prefix) - 1);
+	(void)!write(2, why, strlen(why));
+	(void)!write(2, "\n", 1);
+	_exit(98);
+}
+
+/* ---- the log ---- */
+
+static int log_file(void)
+{
+	static int fd = -1;
+
+	if (fd < 0) {
+		const char *path = getenv("RECORD_LOG");
+
+		if (path == NULL)
+			give_up("RECORD_LOG is not set");
+		fd = REAL(open)(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+		if (fd < 0)
+			give_up("RECORD_LOG can't be opened");
+	}
+	return fd;
+}
+
+static void record(struct power_log_head head, const char *name, const void *data)
+{
+	struct iovec parts[3] = { { &head, sizeof(head) },
+				  { (void *)(uintptr_t)name, head.name_bytes = name == NULL ? 0 : (uint32_t)strlen(name) },
+				  { (void *)(uintptr_t)data, head.data_bytes } };
+	size_t length = sizeof(head) + head.name_bytes + head.data_bytes;
+
+	if (writev(log_file(), parts, 3) != (ssize_t)length)
+		give_up("RECORD_LOG can't be written");
+}
+
+/* ---- which file is it ---- */
+
+static bool is_recorded_path(const char *path)
+{
+	const char *folder = getenv("RECORD_FOLDER");
+	size_t length = folder == NULL ? 0 : strlen(folder);
+
+	return length > 0 && strncmp(path, folder, length) == 0 && (path[length] == '/' || path[length] == '\0');
+}
+
+/* The inode of an open file below the folder; 0: elsewhere. */
+static uint64_t inode_of(int fd)
+{
+	char link[64], path[PATH_MAX];
+	struct stat status;
+	ssize_t length;
+
+	(void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	length = readlink(link, path, sizeof(path) - 1);
+	if (length <= 0)
+		return 0;
+	path[length] = '\0';
+	if (!is_recorded_path(path) || fstat(fd, &status) < 0)
+		return 0;
+	return status.st_ino;
+}
+
+struct place {
+	int folder_fd; /* -1: not below the folder */
+	uint64_t folder;
+	char name[NAME_MAX + 1];
+};
+
+/* Where a name stands. The folder is opened, whatever the path looked like. */
+static struct place place_of(int at_fd, const char *path)
+{
+	struct place place = { .folder_fd = -1 };
+	const char *slash = strrchr(path, '/');
+	char folder[PATH_MAX];
+
+	(void)snprintf(folder, sizeof(folder), "%.*s", slash == NULL ? 1 : (int)(slash - path + 1), slash == NULL ? "." : path);
+	(void)snprintf(place.name, sizeof(place.name), "%s", slash == NULL ? path : slash + 1);
+	place.folder_fd = REAL(openat)(at_fd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (place.folder_fd < 0)
+		return place;
+	place.folder = inode_of(place.folder_fd);
+	if (place.folder == 0) {
+		(void)close(place.folder_fd);
+		place.folder_fd = -1;
+	}
+	return place;
+}
+
+static void place_done(struct place *place)
+{
+	int code = errno;
+
+	if (place->folder_fd >= 0)
+		(void)close(place->folder_fd);
+	errno = code;
+}
+
+static void record_root(void)
+{
+	static bool done;
+	struct stat status;
+
+	if (done)
+		return;
+	done = true;
+	if (stat(getenv("RECORD_FOLDER"), &status) < 0)
+		give_up("RECORD_FOLDER is not there");
+	record((struct power_log_head){ .kind = POWER_ROOT, .inode = status.st_ino }, NULL, NULL);
+}
+
+/* ---- names ---- */
+
+static int open_recorded(int at_fd, const char *path, int flags, mode_t mode)
+{
+	struct place place = { .folder_fd = -1 };
+	struct stat status;
+	bool was_there;
+	int fd;
+
+	if ((flags & (O_CREAT | O_TRUNC)) == 0)
+		return REAL(openat)(at_fd, path, flags, mode);
+	(void)pthread_mutex_lock(&order);
+	place = place_of(at_fd, path);
+	was_there = place.folder_fd >= 0 && fstatat(place.folder_fd, place.name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+	fd = REAL(openat)(at_fd, path, flags, mode);
+	if (fd >= 0 && place.folder_fd >= 0) {
+		record_root();
+		if (fstat(fd, &status) < 0)
+			give_up("fstat");
+		if (!was_there)
+			record((struct power_log_head){ .kind = POWER_CREATE, .inode = status.st_ino, .folder = place.folder },
+			       place.name, NULL);
+		else if ((flags & O_TRUNC) != 0)
+			record((struct power_log_head){ .kind = POWER_TRUNCATE, .inode = status.st_ino }, NULL, NULL);
+	}
+	place_done(&place);
+	(void)pthread_mutex_unlock(&order);
+	return fd;
+}
+
+#define MODE_OF(flags, mode)                                                                                           \
+	do {                                                                                                           \
+		va_list arguments;                                                                                     \
+		va_start(arguments, flags);                                                                            \
+		mode = ((flags) & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(arguments, mode_t) : 0;                         \
+		va_end(arguments);                                                                                     \
+	} while (0)
+
+int open(const char *path, int flags, ...)
+{
+	mode_t mode;
+
+	MODE_OF(flags, mode);
+	return open_recorded(AT_FDCWD, path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...)
+{
+	mode_t mode;
+
+	MODE_OF(flags, mode);
+	return open_recorded(AT_FDCWD, path, flags, mode);
+}
+
+int openat(int at_fd, const char *path, int flags, ...)
+{
+	mode_t mode;
+
+	MODE_OF(flags, mode);
+	return open_recorded(at_fd, path, flags, mode);
+}
+
+int openat64(int at_fd, const char *path, int flags, ...)
+{
+	mode_t mode;
+
+	MODE_OF(flags, mode);
+	return open_recorded(at_fd, path, flags, mode);
+}
+
+int mkdirat(int at_fd, const char *path, mode_t mode)
+{
+	struct place place;
+	struct stat status;
+	int result;
+
+	(void)pthread_mutex_lock(&order);
+	place = place_of(at_fd, path);
+	result = REAL(mkdirat)(at_fd, path, mode);
+	if (result == 0 && place.folder_fd >= 0) {
+		record_root();
+		if (fstatat(place.folder_fd, place.name, &status, 0) < 0)
+			give_up("fstatat");
+		record((struct power_log_head){ .kind = POWER_CREATE, .inode = status.st_ino, .folder = place.folder, .offset = 1 },
+		       place.name, NULL);
+	}
+	place_done(&place);
+	(void)pthread_mutex_unlock(&order);
+	return result;
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+	return mkdirat(AT_FDCWD, path, mode);
+}
+
+int unlinkat(int at_fd, const char *path, int flags)
+{
+	struct place place;
+	int result;
+
+	(void)pthread_mutex_lock(&order);
+	place = place_of(at_fd, path);
+	result = REAL(unlinkat)(at_fd, path, flags);
+	if (result == 0 && place.folder_fd >= 0)
+		record((struct power_log_head){ .kind = POWER_UNLINK, .folder = place.folder }, place.name, NULL);
+	place_done(&place);
+	(void)pthread_mutex_unlock(&order);
+	return result;
+}
+
+int unlink(const char *path)
+{
+	return unlinkat(AT_FDCWD, path, 0);
+}
+
+int renameat(int from_fd, const char *from, int to_fd, const char *to)
+{
+	struct place old_place, new_place;
+	int result;
+
+	(void)pthread_mutex_lock(&order);
+	old_place = place_of(from_fd, from);
+	new_place = place_of(to_fd, to);
+	result = REAL(renameat)(from_fd, from, to_fd, to);
+	if (result == 0 && old_place.folder_fd >= 0 && new_place.folder_fd >= 0)
+		record((struct power_log_head){ .kind = POWER_RENAME,
+						.folder = old_place.folder,
+						.inode = new_place.folder,
+						.data_bytes = strlen(new_place.name) },
+		       old_place.name, new_place.name);
+	place_done(&old_place);
+	place_done(&new_place);
+	(void)pthread_mutex_unlock(&order);
+	return result;
+}
+
+int rename(const char *from, const char *to)
+{
+	return renameat(AT_FDCWD, from, AT_FDCWD, to);
+}
+
+/* ---- content ---- */
+
+ssize_t pwrite(int fd, const void *data, size_t length, off_t offset)
+{
+	uint64_t inode;
+	ssize_t put;
+	int code;
+
+	(void)pthread_mutex_lock(&order);
+	inode = inode_of(fd);
+	put = REAL(pwrite)(fd, data, length, offset);
+	code = errno;
+	if (put > 0 && inode != 0)
+		record((struct power_log_head){ .kind = POWER_WRITE,
+						.inode = inode,
+						.offset = (uint64_t)offset,
+						.data_bytes = (uint64_t)put },
+		       NULL, data);
+	(void)pthread_mutex_unlock(&order);
+	errno = code;
+	return put;
+}
+
+ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset)
+{
+	return pwrite(fd, data, length, offset);
+}
+
+ssize_t write(int fd, const void *data, size_t length)
+{
+	struct stat status;
+	off_t offset = 0;
+	uint64_t inode;
+	ssize_t put;
+	int code;
+
+	(void)pthread_mutex_lock(&order);
+	inode = inode_of(fd);
+	if (inode != 0 && (fcntl(fd, F_GETFL) & O_APPEND) == 0)
+		offset = lseek(fd, 0, SEEK_CUR);
+	else if (inode != 0 && fstat(fd, &status) == 0)
+		offset = status.st_size;
+	put = REAL(write)(fd, data, length);
+	code = errno;
+	if (put > 0 && inode != 0)
+		record((struct power_log_head){ .kind = POWER_WRITE,
+						.inode = inode,
+						.offset = (uint64_t)offset,
+						.data_bytes = (uint64_t)put },
+		       NULL, data);
+	(void)pthread_mutex_unlock(&order);
+	errno = code;
+	return put;
+}
+
+int ftruncate(int fd, off_t size)
+{
+	uint64_t inode;
+	int result, code;
+
+	(void)pthread_mutex_lock(&order);
+	inode = inode_of(fd);
+	result = REAL(ftruncate)(fd, size);
+	code = errno;
+	if (result == 0 && inode != 0)
+		record((struct power_log_head){ .kind = POWER_TRUNCATE, .inode = inode, .offset = (uint64_t)size }, NULL, NULL);
+	(void)pthread_mutex_unlock(&order);
+	errno = code;
+	return result;
+}
+
+int ftruncate64(int fd, off64_t size)
+{
+	return ftruncate(fd, size);
+}
+
+/* The record stands behind the call: a crash in the middle of a sync is a crash before it. */
+static int record_sync(int fd, int (*sync_call)(int))
+{
+	uint64_t inode;
+	int result, code;
+
+	(void)pthread_mutex_lock(&order);
+	inode = inode_of(fd);
+	result = sync_call(fd);
+	code = errno;
+	if (result == 0 && inode != 0)
+		record((struct power_log_head){ .kind = POWER_SYNC, .inode = inode }, NULL, NULL);
+	(void)pthread_mutex_unlock(&order);
+	errno = code;
+	return result;
+}
+
+int fdatasync(int fd)
+{
+	return record_sync(fd, REAL(fdatasync));
+}
+
+int fsync(int fd)
+{
+	return record_sync(fd, REAL(fsync));
+}
