@@ -265,7 +265,6 @@ static void local_close(struct store *store)
 {
 	struct local_store *local = local_of(store);
 
-	assert(local->views == NULL);
 	segment_writer_close(local->segment);
 	for (size_t i = 0; i < local->pool_count; i++)
 		catalog_close(local->pool[i]);

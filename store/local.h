@@ -39,10 +39,6 @@ struct pending {
 	uint64_t first_serial;
 	uint32_t *index; /* open addressing by digest: position in chunks + 1, 0 free; twice as large as chunks at least */
 	size_t index_size;
-	/* ids of chunks committed lately, for handles that other views still hold: serials from resolved_first on */
-	uint64_t *resolved;
-	size_t resolved_count, resolved_capacity;
-	uint64_t resolved_first;
 };
 
 struct sealed_segment {
@@ -67,7 +63,6 @@ struct local_store {
 	struct sealed_segment sealed[SEALED_MOST]; /* full, durable, and not marked as sealed in the catalog yet */
 	size_t sealed_count;
 	struct store_scratch *log_scratch;
-	struct local_view *views; /* open for writing, for resolved handles; under write_lock */
 
 	struct pending pending;
 
@@ -82,8 +77,6 @@ struct local_view {
 	uint32_t generation; /* of the image; 0: live */
 	char *lease_name;
 	struct lease lease;
-	uint64_t since_serial; /* handles below it were given out before this view's last commit */
-	struct local_view *next;
 };
 
 static inline struct local_store *local_of(struct store *store)
@@ -147,13 +140,8 @@ void pending_destroy(struct pending *pending);
 /* 0: not there. */
 store_chunk pending_find(struct pending *pending, const uint8_t digest[DIGEST_BYTES]);
 int pending_add(struct pending *pending, const struct pending_chunk *chunk, store_chunk *ret_chunk);
-/* All pending chunks have ids now (ids[i] for chunks[i]): they move to `resolved`, of which serials below `needed_from` are forgotten. */
-int pending_resolve(struct pending *pending, const uint64_t *ids, uint64_t needed_from);
-/* The least serial that may be given out from now on, and the one after the greatest given out. */
-uint64_t pending_first_serial(struct pending *pending);
-uint64_t pending_next_serial(struct pending *pending);
-/* The id of a provisional chunk that was resolved; 0: it wasn't. */
-uint64_t pending_resolved_id(struct pending *pending, store_chunk chunk);
+/* All of them are in the catalog now. */
+void pending_clear(struct pending *pending);
 
 /* ---- local_view.c ---- */
 

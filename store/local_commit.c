@@ -350,9 +350,12 @@ static int resolve_chunk_locked(struct local_store *local, const struct store_ch
 			*ret_id = ids[serial - local->pending.first_serial];
 			return 0;
 		}
-		id = pending_resolved_id(&local->pending, change->chunk);
+		/* put or found before another commit: it is in the catalog since then */
+		result = find_committed(local, local->writer, change->digest, &id, failure);
+		if (result < 0)
+			return result;
 		if (id == 0)
-			return fail(failure, -EINVAL, "commit: a chunk that was never put");
+			return fail(failure, -ESTALE, "commit: a chunk was cleaned away meanwhile");
 	}
 	result = catalog_chunk_get(local->writer, id, &location, failure);
 	if (result == -ENOENT || (result == 0 && location.tag != catalog_tag(change->digest)))
@@ -518,17 +521,6 @@ static int commit_changes_locked(struct local_view *view, const struct store_cha
 	return catalog_disk_update(local->writer, &disk, failure);
 }
 
-/* Serials that some view may still hold a handle of start here. */
-static uint64_t oldest_needed_serial(const struct local_store *local)
-{
-	uint64_t oldest = UINT64_MAX;
-
-	for (const struct local_view *view = local->views; view != NULL; view = view->next)
-		if (view->since_serial < oldest)
-			oldest = view->since_serial;
-	return oldest;
-}
-
 int local_commit(struct store_view *store_view, const struct store_change *changes, size_t count,
 		 const struct store_round_position *round, struct failure *failure)
 {
@@ -550,10 +542,7 @@ int local_commit(struct store_view *store_view, const struct store_change *chang
 		return result;
 	}
 	result = local_end_locked(local, failure);
-	if (result < 0)
-		return result;
-	view->since_serial = pending_next_serial(&local->pending);
-	if (pending_resolve(&local->pending, ids, oldest_needed_serial(local)) < 0)
-		return fail_errno(failure, -ENOMEM, "commit");
-	return 0;
+	if (result == 0)
+		pending_clear(&local->pending);
+	return result;
 }

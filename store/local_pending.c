@@ -2,8 +2,8 @@
 /*
  * Chunks that are in a segment and not in the catalog yet: between store_put_chunk() and store_commit().
  *
- * Whoever asks for such a digest meanwhile gets a provisional handle: a serial number. A commit gives all of them ids, whoever put them; other
- * views of this process may still hold handles, so serial → id is kept until each of them has committed too.
+ * Whoever asks for such a digest meanwhile gets a provisional handle: a serial number. A commit gives all of them ids, whoever put them. Handles given out
+ * before, that are committed after (a pipeline looks far ahead of its commits), are then resolved by their digest, which every change carries.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 
 int pending_init(struct pending *pending)
 {
-	*pending = (struct pending){ .first_serial = 1, .resolved_first = 1 };
+	*pending = (struct pending){ .first_serial = 1 };
 	return -pthread_mutex_init(&pending->lock, NULL);
 }
 
@@ -22,7 +22,6 @@ void pending_destroy(struct pending *pending)
 {
 	free(pending->chunks);
 	free(pending->index);
-	free(pending->resolved);
 	(void)pthread_mutex_destroy(&pending->lock); /* nobody is left to hold it */
 }
 
@@ -93,63 +92,12 @@ int pending_add(struct pending *pending, const struct pending_chunk *chunk, stor
 	return 0;
 }
 
-uint64_t pending_first_serial(struct pending *pending)
+void pending_clear(struct pending *pending)
 {
 	WITH_LOCK(&pending->lock);
 
-	return pending->first_serial;
-}
-
-uint64_t pending_next_serial(struct pending *pending)
-{
-	WITH_LOCK(&pending->lock);
-
-	return pending->first_serial + pending->count;
-}
-
-static void forget_resolved(struct pending *pending, uint64_t needed_from)
-{
-	size_t drop;
-
-	if (needed_from <= pending->resolved_first)
-		return;
-	drop = needed_from - pending->resolved_first;
-	if (drop > pending->resolved_count)
-		drop = pending->resolved_count;
-	memmove(pending->resolved, pending->resolved + drop, (pending->resolved_count - drop) * sizeof(uint64_t));
-	pending->resolved_count -= drop;
-	pending->resolved_first += drop;
-}
-
-int pending_resolve(struct pending *pending, const uint64_t *ids, uint64_t needed_from)
-{
-	WITH_LOCK(&pending->lock);
-
-	if (pending->resolved_count + pending->count > pending->resolved_capacity) {
-		size_t capacity = (pending->resolved_count + pending->count) * 2;
-		uint64_t *grown = reallocarray(pending->resolved, capacity, sizeof(*grown));
-
-		if (grown == NULL)
-			return -ENOMEM;
-		pending->resolved = grown;
-		pending->resolved_capacity = capacity;
-	}
-	for (size_t i = 0; i < pending->count; i++)
-		pending->resolved[pending->resolved_count++] = ids[i];
 	pending->first_serial += pending->count;
 	pending->count = 0;
 	if (pending->index != NULL)
 		memset(pending->index, 0, pending->index_size * sizeof(*pending->index));
-	forget_resolved(pending, needed_from);
-	return 0;
-}
-
-uint64_t pending_resolved_id(struct pending *pending, store_chunk chunk)
-{
-	WITH_LOCK(&pending->lock);
-	uint64_t serial = chunk & ~PROVISIONAL_CHUNK;
-
-	if (serial < pending->resolved_first || serial - pending->resolved_first >= pending->resolved_count)
-		return 0;
-	return pending->resolved[serial - pending->resolved_first];
 }

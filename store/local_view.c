@@ -157,30 +157,13 @@ int local_view_open(struct store *store, const struct store_reference *reference
 		return result;
 	view->base.sector_bytes = disk.sector_bytes;
 	memcpy(view->base.fingerprint_key, disk.fingerprint_key, FINGERPRINT_KEY_BYTES);
-	if (mode == VIEW_WRITE) {
-		WITH_LOCK(&local->write_lock);
-		view->since_serial = pending_first_serial(&local->pending);
-		view->next = local->views;
-		local->views = view;
-	}
 	*ret_view = &take_ptr(view)->base;
 	return 0;
 }
 
-void local_view_close(struct store_view *store_view)
+void local_view_close(struct store_view *view)
 {
-	struct local_view *view = local_view_of(store_view);
-	struct local_store *local = local_of(store_view->store);
-
-	if (store_view->mode == VIEW_WRITE) {
-		WITH_LOCK(&local->write_lock);
-		struct local_view **at = &local->views;
-
-		while (*at != view)
-			at = &(*at)->next;
-		*at = view->next;
-	}
-	view_free(view);
+	view_free(local_view_of(view));
 }
 
 /* ---- reading ---- */

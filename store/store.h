@@ -234,10 +234,7 @@ uint64_t store_view_size(const struct store_view *view);
 uint32_t store_view_sector_bytes(const struct store_view *view);
 const uint8_t *store_view_fingerprint_key(const struct store_view *view); /* FINGERPRINT_KEY_BYTES; secret */
 
-/*
- * A chunk as the store names it: 0 is none. From a map: valid as long as the view is open. From store_find_chunks() and store_put_chunk(): until the next
- * store_commit() of the view it is meant for; what is wanted after that is looked up again.
- */
+/* A chunk as the store names it: 0 is none. Valid as long as the view is open, over any number of commits. */
 typedef uint64_t store_chunk;
 
 enum store_map_kind {

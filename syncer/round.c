@@ -41,6 +41,7 @@ struct round {
 	struct round_report *report;
 	struct source *source;
 	const struct source_info *info;
+	char *source_name; /* for the disk's description: a path from the root, or the URI */
 	struct plan *plan;
 	struct survey survey;
 	struct store_view *view;
@@ -122,6 +123,11 @@ static int look_at_source(struct round *round, struct failure *failure)
 	if (result < 0)
 		return result;
 	warn_if_store_is_on_source(round);
+	round->source_name = round->info->kind == SOURCE_NBD ? NULL : realpath(round->options->source, NULL);
+	if (round->source_name == NULL)
+		round->source_name = strdup(round->info->name);
+	if (round->source_name == NULL)
+		return fail_errno(failure, -ENOMEM, "source %s", round->info->name);
 	/* the stamp before anything is read: what is written from here on is noticed */
 	result = source_change_stamp(round->source, &round->start_stamp, failure);
 	if (result == 0)
@@ -149,7 +155,7 @@ static int create_or_check_disk(struct round *round, struct failure *failure)
 	struct store_disk_params params = { .name = round->options->disk,
 					    .size_bytes = round->info->size_bytes,
 					    .sector_bytes = round->info->sector_bytes,
-					    .mirror_of = round->info->name };
+					    .mirror_of = round->source_name };
 	struct store_disk *disks = NULL;
 	size_t count = 0;
 	struct failure ignored = { .code = 0 };
@@ -342,7 +348,7 @@ static int begin(struct round *round, struct failure *failure)
 	const struct round_options *options = round->options;
 	AUTO_FREE char *how = describe_how(round);
 	AUTO_FREE char *bitmaps = describe_bitmaps(round);
-	struct store_round_params params = { .source = round->info->name,
+	struct store_round_params params = { .source = round->source_name,
 					     .source_identity = round->info->identity,
 					     .how = how,
 					     .start_stamp = round->start_stamp,
@@ -727,5 +733,6 @@ int round_run(struct store *store, const struct round_options *options, const st
 	survey_free(&round.survey);
 	range_list_free(&round.read_errors);
 	free(round.start_stamp);
+	free(round.source_name);
 	return result;
 }

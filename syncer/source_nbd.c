@@ -48,7 +48,6 @@ enum {
 	MOST_COMMANDS = 64,
 	MOST_PAYLOAD_BYTES = 32 << 20,	/* what every server must take, and no more than libnbd does */
 	MOST_BLOCK_BYTES = 64 << 10,	/* NBD protocol: the largest minimum block size */
-	STATUS_ALIGN_BYTES = 64 << 10,	/* aligned to that, a request suits every server */
 	MOST_STATUS_ENTRIES = 64 << 10, /* kept of one reply; the rest is asked for again */
 	MOST_NAMES = 1024,		/* of bitmaps and exports, taken from a server's list */
 	MOST_NAME_BYTES = 4096,		/* NBD protocol: of any string */
@@ -504,7 +503,7 @@ static int complete_status(void *opaque, int *error)
 	return 1; /* retire the command */
 }
 
-/* Asks for both contexts from the stretch's beginning on. Afterwards the maps hold what is known of it, perhaps
+/* Asks for both contexts from the block of `off_bytes` on. Afterwards the maps hold what is known of it, perhaps
  * nothing. */
 static int ask_status(struct nbd_source *nbd, uint64_t off_bytes, struct failure *failure)
 {
@@ -515,7 +514,7 @@ static int ask_status(struct nbd_source *nbd, uint64_t off_bytes, struct failure
 
 	if (nbd->is_lost)
 		return fail_lost(nbd, failure);
-	*query = (struct status_query){.off_bytes = off_bytes & ~(uint64_t)(STATUS_ALIGN_BYTES - 1)};
+	*query = (struct status_query){.off_bytes = off_bytes & ~(nbd->minimum_bytes - 1)};
 	left_bytes = nbd->base.info.size_bytes - query->off_bytes;
 	query->len_bytes = left_bytes < STATUS_REQUEST_BYTES ? left_bytes : STATUS_REQUEST_BYTES;
 	for (unsigned i = 0; i < MAPS; i++) {

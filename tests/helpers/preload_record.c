@@ -36,11 +36,7 @@ static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 
 static void give_up(const char *why)
 {
-	static const char prefix[] = "preload_record: ";
-
-	(void)!write(2, prefix, sizeof(prefix) - 1);
-	(void)!write(2, why, strlen(why));
-	(void)!write(2, "\n", 1);
+	(void)dprintf(2, "preload_record: %s\n", why);
 	_exit(98);
 }
 

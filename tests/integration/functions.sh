@@ -419,13 +419,15 @@ _wait_for_nbd() {
 
 _choose_nbd_socket() {
 	nbd_servers=$((nbd_servers + 1))
-	NBD_SOCKET=$WORK/nbd$nbd_servers
+	NBD_SOCKET=$WORK/${SOCKET:-nbd$nbd_servers}
 	NBD_LOG=$WORK/nbd$nbd_servers.log
+	rm -f "$NBD_SOCKET" "$NBD_SOCKET.pid"
 	NBD_URI="nbd+unix:///$1?socket=$NBD_SOCKET"
 }
 
 # start_nbdkit ARGUMENT…: nbdkit with these, on a Unix socket. Sets NBD_URI, NBD_SOCKET, NBD_PID (for stop_process),
-# NBD_LOG; comes back when it answers.
+# NBD_LOG; comes back when it answers. The socket is another one each time, so that it is another source to wherry;
+# SOCKET=name start_nbdkit … for one that comes back.
 start_nbdkit() {
 	requires nbdkit
 	_choose_nbd_socket ""
@@ -437,7 +439,7 @@ start_nbdkit() {
 }
 
 # start_qemu_nbd ARGUMENT…: the same with qemu-nbd, for example start_qemu_nbd -f qcow2 -B bitmap disk.qcow2. An
-# export name can be given as EXPORT=name start_qemu_nbd ….
+# export name can be given as EXPORT=name start_qemu_nbd …, a socket's as above.
 start_qemu_nbd() {
 	requires qemu-nbd
 	_choose_nbd_socket "${EXPORT:-}"

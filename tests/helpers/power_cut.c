@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a folder may look like after the power failed: replays a log of preload_record.c up to some record.
+ *
+ *     power_cut count LOG                               how many records there are
+ *     power_cut sync-near LOG RECORD                    the first record of a sync from RECORD on, else RECORD
+ *     power_cut make LOG RECORD SEED FOLDER [IGNORED]   makes FOLDER as the records before RECORD may have left it
+ *
+ * The rules are what POSIX promises and no more, so a real file system does worse in no respect:
+ *   - what a file held when it was last synced, and its size, are there;
+ *   - of what was written since, any part may be there: each block of 4096 bytes is the old or the new one, and some are new
+ *     up to a sector and old behind it; the same for changes of its size;
+ *   - a name (made, removed, renamed) is certain when its folder was synced since, and before that as it happens. A synced file
+ *     whose name was not synced is lost, which is stricter than ext4.
+ * Which of them happen, SEED decides. In one of four crashes all that is unsynced is lost, in another one nothing is.
+ *
+ * IGNORED, the end of a file's name as ".seg": syncs of these files are taken for nothing, as by a disk that lies. It
+ * is for making sure that a test notices.
+ *
+ * Files *-shm are left out: SQLite makes them anew from the log, and writes them through a mapping nobody can record.
+ */
+#include <err.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "power_log.h"
+
+enum { BLOCK_BYTES = 4096, SECTOR_BYTES = 512, NAME_MOST = 256 };
+
+/* One change that is not synced. */
+struct change {
+	struct power_log_head head;
+	const uint8_t *data;
+	char name[NAME_MOST], new_name[NAME_MOST];
+	int object, new_folder;
+};
+
+struct entry {
+	char name[NAME_MOST];
+	int object;
+};
+
+struct entries {
+	struct entry *list;
+	size_t count;
+};
+
+/* A file or folder; it outlives its names. */
+struct object {
+	uint64_t inode;
+	bool is_folder, ignores_sync;
+	uint8_t *content; /* as synced */
+	size_t content_bytes, content_room;
+	struct entries now, synced;
+	struct change *pending;
+	size_t pending_count, pending_room;
+};
+
+static struct object *objects;
+static size_t object_count;
+static const char *ignored_ending;
+
+/* ---- random, the same for the same seed ---- */
+
+static uint64_t random_state;
+
+static uint64_t random_below(uint64_t bound)
+{
+	uint64_t value = random_state += 0x9e3779b97f4a7c15U;
+
+	value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9U;
+	value = (value ^ (value >> 27)) * 0x94d049bb133111ebU;
+	return (value ^ (value >> 31)) % bound;
+}
+
+/* ---- growing ---- */
+
+static void *grown(void *list, size_t count, size_t *room, size_t each_bytes)
+{
+	if (count < *room)
+		return list;
+	*room = *room * 2 + 16;
+	list = reallocarray(list, *room, each_bytes);
+	if (list == NULL)
+		err(1, "memory");
+	return list;
+}
+
+static void set_content_size(struct object *object, size_t size_bytes)
+{
+	if (size_bytes > object->content_room) {
+		object->content_room = size_bytes * 2;
+		object->content = realloc(object->content, object->content_room);
+		if (object->content == NULL)
+			err(1, "memory");
+	}
+	if (size_bytes > object->content_bytes)
+		memset(object->content + object->content_bytes, 0, size_bytes - object->content_bytes);
+	object->content_bytes = size_bytes;
+}
+
+/* ---- names ---- */
+
+static struct entry *find_entry(struct entries *entries, const char *name)
+{
+	for (size_t i = 0; i < entries->count; i++)
+		if (strcmp(entries->list[i].name, name) == 0)
+			return &entries->list[i];
+	return NULL;
+}
+
+static void set_entry(struct entries *entries, const char *name, int object)
+{
+	struct entry *entry = find_entry(entries, name);
+
+	if (entry == NULL) {
+		entries->list = reallocarray(entries->list, entries->count + 1, sizeof(*entry));
+		if (entries->list == NULL)
+			err(1, "memory");
+		entry = &entries->list[entries->count++];
+		(void)snprintf(entry->name, sizeof(entry->name), "%s", name);
+	}
+	entry->object = object;
+}
+
+static void remove_entry(struct entries *entries, const char *name)
+{
+	struct entry *entry = find_entry(entries, name);
+
+	if (entry != NULL)
+		*entry = entries->list[--entries->count];
+}
+
+static void copy_name(char name[NAME_MOST], const uint8_t *text, size_t length)
+{
+	if (length >= NAME_MOST)
+		errx(1, "a name in the log is too long");
+	memcpy(name, text, length);
+	name[length] = '\0';
+}
+
+/* ---- objects ---- */
+
+/* The newest of that inode: numbers of deleted files are used again. */
+static int object_of_inode(uint64_t inode)
+{
+	for (size_t i = object_count; i > 0; i--)
+		if (objects[i - 1].inode == inode)
+			return (int)(i - 1);
+	errx(1, "inode %" PRIu64 " was not made while recording", inode);
+}
+
+static int add_object(uint64_t inode, bool is_folder, const char *name)
+{
+	static size_t room;
+	size_t name_bytes = strlen(name), ending_bytes = ignored_ending == NULL ? 0 : strlen(ignored_ending);
+
+	objects = grown(objects, object_count, &room, sizeof(*objects));
+	objects[object_count] = (struct object){
+		.inode = inode,
+		.is_folder = is_folder,
+		.ignores_sync = ending_bytes > 0 && name_bytes >= ending_bytes &&
+				strcmp(name + name_bytes - ending_bytes, ignored_ending) == 0,
+	};
+	return (int)object_count++;
+}
+
+static struct change *add_pending(int index, const struct power_log_head *head)
+{
+	struct object *object = &objects[index];
+	struct change *change;
+
+	object->pending = grown(object->pending, object->pending_count, &object->pending_room, sizeof(*object->pending));
+	change = &object->pending[object->pending_count++];
+	*change = (struct change){ .head = *head };
+	return change;
+}
+
+/* ---- making changes certain ---- */
+
+static void apply_to_folder(struct object *folder, const struct change *change)
+{
+	switch (change->head.kind) {
+	case POWER_CREATE:
+		set_entry(&folder->synced, change->name, change->object);
+		break;
+	case POWER_UNLINK:
+		remove_entry(&folder->synced, change->name);
+		break;
+	default:
+		remove_entry(&folder->synced, change->name);
+		set_entry(&folder->synced, change->new_name, change->object);
+	}
+}
+
+static void apply_whole(struct object *object, const struct change *change)
+{
+	size_t end_bytes = change->head.offset + change->head.data_bytes;
+
+	if (object->is_folder) {
+		apply_to_folder(object, change);
+	} else if (change->head.kind == POWER_TRUNCATE) {
+		set_content_size(object, change->head.offset);
+	} else {
+		if (end_bytes > object->content_bytes)
+			set_content_size(object, end_bytes);
+		memcpy(object->content + change->head.offset, change->data, change->head.data_bytes);
+	}
+}
+
+static void sync_object(struct object *object)
+{
+	if (object->ignores_sync)
+		return;
+	for (size_t i = 0; i < object->pending_count; i++)
+		apply_whole(object, &object->pending[i]);
+	object->pending_count = 0;
+}
+
+/* ---- replaying ---- */
+
+static void replay_name(const struct power_log_head *head, const uint8_t *name, const uint8_t *data)
+{
+	int folder = object_of_inode(head->folder);
+	struct change *change;
+	struct entry *entry;
+
+	change = add_pending(folder, head);
+	copy_name(change->name, name, head->name_bytes);
+	if (head->kind == POWER_CREATE) {
+		int object = add_object(head->inode, head->offset == 1, change->name);
+
+		objects[folder].pending[objects[folder].pending_count - 1].object = object;
+		set_entry(&objects[folder].now, change->name, object);
+		return;
+	}
+	entry = find_entry(&objects[folder].now, change->name);
+	if (entry == NULL)
+		errx(1, "%s was not made while recording", change->name);
+	change->object = entry->object;
+	remove_entry(&objects[folder].now, change->name);
+	if (head->kind == POWER_RENAME) {
+		if (head->inode != head->folder)
+			errx(1, "%s moved to another folder: not known here", change->name);
+		copy_name(change->new_name, data, head->data_bytes);
+		set_entry(&objects[folder].now, change->new_name, change->object);
+	}
+}
+
+static void replay_record(const struct power_log_head *head, const uint8_t *name, const uint8_t *data)
+{
+	switch ((enum power_log_kind)head->kind) {
+	case POWER_ROOT:
+		if (object_count == 0)
+			(void)add_object(head->inode, true, "");
+		break;
+	case POWER_CREATE:
+	case POWER_UNLINK:
+	case POWER_RENAME:
+		replay_name(head, name, data);
+		break;
+	case POWER_WRITE:
+	case POWER_TRUNCATE:
+		add_pending(object_of_inode(head->inode), head)->data = data;
+		break;
+	case POWER_SYNC:
+		sync_object(&objects[object_of_inode(head->inode)]);
+		break;
+	}
+}
+
+struct power_log {
+	const uint8_t *bytes;
+	size_t size_bytes, at_bytes;
+};
+
+static struct power_log log_open(const char *path)
+{
+	struct power_log power_log = { .at_bytes = 0 };
+	struct stat status;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || fstat(fd, &status) < 0)
+		err(1, "%s", path);
+	power_log.size_bytes = (size_t)status.st_size;
+	power_log.bytes = mmap(NULL, power_log.size_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (power_log.bytes == MAP_FAILED)
+		err(1, "%s", path);
+	(void)close(fd);
+	return power_log;
+}
+
+/* false: the end. A record that was cut short (its writer was killed) is the end, too. */
+static bool log_next(struct power_log *power_log, struct power_log_head *ret_head, const uint8_t **ret_name,
+		     const uint8_t **ret_data)
+{
+	size_t left_bytes = power_log->size_bytes - power_log->at_bytes;
+
+	if (left_bytes < sizeof(*ret_head))
+		return false;
+	memcpy(ret_head, power_log->bytes + power_log->at_bytes, sizeof(*ret_head));
+	if (left_bytes - sizeof(*ret_head) < ret_head->name_bytes + ret_head->data_bytes)
+		return false;
+	*ret_name = power_log->bytes + power_log->at_bytes + sizeof(*ret_head);
+	*ret_data = *ret_name + ret_head->name_bytes;
+	power_log->at_bytes += sizeof(*ret_head) + ret_head->name_bytes + ret_head->data_bytes;
+	return true;
+}
+
+/* ---- the crash ---- */
+
+enum luck { LOSE_ALL, KEEP_ALL, KEEP_SOME };
+
+/* A write, block by block. The size follows what is kept. */
+static void apply_some(struct object *object, const struct change *change)
+{
+	uint64_t end = change->head.offset + change->head.data_bytes;
+
+	for (uint64_t at = change->head.offset, next; at < end; at = next) {
+		struct change part = *change;
+
+		next = (at / BLOCK_BYTES + 1) * BLOCK_BYTES;
+		if (next > end)
+			next = end;
+		if (random_below(2) == 0)
+			continue;
+		part.head.offset = at;
+		part.head.data_bytes = next - at;
+		part.data = change->data + (at - change->head.offset);
+		if (random_below(8) == 0) {
+			uint64_t sectors = random_below(BLOCK_BYTES / SECTOR_BYTES) * SECTOR_BYTES;
+
+			if (sectors < part.head.data_bytes)
+				part.head.data_bytes = sectors;
+		}
+		apply_whole(object, &part);
+	}
+}
+
+static void crash(struct object *object, enum luck luck)
+{
+	size_t size_bytes = object->content_bytes;
+
+	for (size_t i = 0; i < object->pending_count; i++) {
+		const struct change *change = &object->pending[i];
+		uint64_t end = change->head.offset + change->head.data_bytes;
+
+		if (change->head.kind == POWER_TRUNCATE || (change->head.kind == POWER_WRITE && end > size_bytes))
+			size_bytes = end;
+		if (luck == LOSE_ALL || (luck == KEEP_SOME && change->head.kind != POWER_WRITE && random_below(2) == 0))
+			continue;
+		if (luck == KEEP_SOME && change->head.kind == POWER_WRITE)
+			apply_some(object, change);
+		else
+			apply_whole(object, change);
+	}
+	/* the new size, and zeros where its blocks had not been written yet */
+	if (!object->is_folder && luck == KEEP_SOME && size_bytes > object->content_bytes && random_below(2) == 0)
+		set_content_size(object, size_bytes);
+}
+
+static void write_file(int folder_fd, const char *name, const struct object *object)
+{
+	int fd = openat(folder_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	size_t done = 0;
+
+	if (fd < 0)
+		err(1, "%s", name);
+	while (done < object->content_bytes) {
+		ssize_t put = write(fd, object->content + done, object->content_bytes - done);
+
+		if (put <= 0)
+			err(1, "%s", name);
+		done += (size_t)put;
+	}
+	(void)close(fd);
+}
+
+static void write_folder(int folder_fd, int index)
+{
+	for (size_t i = 0; i < objects[index].synced.count; i++) {
+		const struct entry *entry = &objects[index].synced.list[i];
+		size_t length = strlen(entry->name);
+		int fd;
+
+		if (length >= 4 && strcmp(entry->name + length - 4, "-shm") == 0)
+			continue;
+		if (!objects[entry->object].is_folder) {
+			write_file(folder_fd, entry->name, &objects[entry->object]);
+			continue;
+		}
+		if (mkdirat(folder_fd, entry->name, 0700) < 0)
+			err(1, "%s", entry->name);
+		fd = openat(folder_fd, entry->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0)
+			err(1, "%s", entry->name);
+		write_folder(fd, entry->object);
+		(void)close(fd);
+	}
+}
+
+static void make(struct power_log *power_log, uint64_t records, uint64_t seed, const char *folder)
+{
+	static const enum luck lucks[] = { LOSE_ALL, KEEP_ALL, KEEP_SOME, KEEP_SOME };
+	struct power_log_head head;
+	const uint8_t *name, *data;
+	enum luck luck;
+	int fd;
+
+	random_state = seed;
+	for (uint64_t i = 0; i < records && log_next(power_log, &head, &name, &data); i++)
+		replay_record(&head, name, data);
+	luck = lucks[random_below(sizeof(lucks) / sizeof(lucks[0]))];
+	for (size_t i = 0; i < object_count; i++)
+		crash(&objects[i], luck);
+	if (mkdir(folder, 0700) < 0)
+		err(1, "%s", folder);
+	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		err(1, "%s", folder);
+	if (object_count > 0)
+		write_folder(fd, 0);
+	(void)close(fd);
+}
+
+static void release(void)
+{
+	for (size_t i = 0; i < object_count; i++) {
+		free(objects[i].content);
+		free(objects[i].now.list);
+		free(objects[i].synced.list);
+		free(objects[i].pending);
+	}
+	free(objects);
+}
+
+int main(int argument_count, char **arguments)
+{
+	struct power_log power_log;
+	struct power_log_head head;
+	const uint8_t *name, *data;
+	uint64_t at = 0, from;
+
+	if (argument_count < 3)
+		errx(2, "see the head of power_cut.c");
+	power_log = log_open(arguments[2]);
+	if (strcmp(arguments[1], "count") == 0) {
+		while (log_next(&power_log, &head, &name, &data))
+			at++;
+		(void)printf("%" PRIu64 "\n", at);
+	} else if (strcmp(arguments[1], "sync-near") == 0 && argument_count == 4) {
+		from = strtoull(arguments[3], NULL, 10);
+		while (log_next(&power_log, &head, &name, &data) && (at < from || head.kind != POWER_SYNC))
+			at++;
+		(void)printf("%" PRIu64 "\n", at);
+	} else if (strcmp(arguments[1], "make") == 0 && argument_count >= 6) {
+		ignored_ending = argument_count > 6 ? arguments[6] : NULL;
+		make(&power_log, strtoull(arguments[3], NULL, 10), strtoull(arguments[4], NULL, 10), arguments[5]);
+		release();
+	} else {
+		errx(2, "see the head of power_cut.c");
+	}
+	return 0;
+}
