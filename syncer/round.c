@@ -107,6 +107,25 @@ static void warn_if_store_is_on_source(struct round *round)
 		       round->info->name, store_location(round->store));
 }
 
+/* Whoever wonders why 2 TiB are read, when 300 GiB are in use. */
+static void say_what_is_read_whole(const struct round *round)
+{
+	unsigned count;
+	const struct plan_partition *partitions = plan_partitions(round->plan, &count);
+
+	for (unsigned i = 0; i < count && !round->options->read_all; i++) {
+		if (partitions[i].why_whole[0] == '\0')
+			continue;
+		if (partitions[i].number == 0)
+			notice(round->operation->notices, NOTICE_INFO, "the %s is read whole, not just what it uses: %s",
+			       partitions[i].type, partitions[i].why_whole);
+		else
+			notice(round->operation->notices, NOTICE_INFO,
+			       "partition %u (%s) is read whole, not just what it uses: %s", partitions[i].number,
+			       partitions[i].type, partitions[i].why_whole);
+	}
+}
+
 static int look_at_source(struct round *round, struct failure *failure)
 {
 	struct source_options source_options = { .dirty_bitmap = round->options->dirty_bitmap,
@@ -135,6 +154,8 @@ static int look_at_source(struct round *round, struct failure *failure)
 	if (result == 0)
 		result = survey_plan(round->source, round->plan, round->options->dirty_bitmap != NULL,
 				     store_chunk_bytes(round->store), round->operation->stop, &round->survey, failure);
+	if (result == 0)
+		say_what_is_read_whole(round);
 	return result;
 }
 

@@ -99,7 +99,7 @@ static void assert_reads_whole(struct source *source, uint32_t len_bytes, size_t
 {
 	const struct source_info *info = source_get_info(source);
 	struct source_request *requests = calloc(info->most_in_flight, sizeof(*requests));
-	uint8_t *memory;
+	uint8_t *memory = NULL;
 	size_t stride_bytes = ((size_t)len_bytes + skew_bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
 	struct source_request *request;
 	uint64_t next_bytes = 0;
