@@ -156,6 +156,7 @@ static int code_of_sqlite(int sqlite_code)
 		return -EROFS;
 	case SQLITE_CORRUPT:
 	case SQLITE_NOTADB:
+	case SQLITE_ERROR: /* our statements are right: a table or column that they name isn't there */
 		return -EBADMSG;
 	case SQLITE_BUSY:
 	case SQLITE_LOCKED:

@@ -102,6 +102,11 @@ static int source_is_gone(struct reader *reader, int code)
 	if (code == -ESTALE)
 		return fail(&reader->failure, code, "source %s: it became smaller while it was read; nothing was imaged, sync it again",
 			    source_get_info(reader->source)->name);
+	if (code == -ENOTCONN || code == -ESHUTDOWN) /* the server died, or says that it is about to end */
+		return fail(&reader->failure, code,
+			    "source %s: the connection to the server was lost while it was read; what is done is kept, the same "
+			    "command goes on when the server is back",
+			    source_get_info(reader->source)->name);
 	return fail_errno(&reader->failure, code, "source %s: reading at offset %" PRIu64, source_get_info(reader->source)->name,
 			  reader->at_bytes);
 }

@@ -49,6 +49,7 @@ struct round {
 	struct meter meter;
 	struct range_list read_errors;
 	bool trusts_bitmap;
+	uint64_t noted_dirty_bytes; /* how much was dirty when the round decided to trust it */
 	char *start_stamp;
 	struct pipeline_result result;
 };
@@ -294,6 +295,7 @@ static int read_notes(struct round *round, struct failure *failure)
 		return 0;
 	notes = json_loads(round->begun.details, 0, NULL);
 	round->trusts_bitmap = round->options->dirty_bitmap != NULL && json_is_true(json_object_get(notes, "bitmap_trusted"));
+	round->noted_dirty_bytes = (uint64_t)json_integer_value(json_object_get(notes, "dirty_bytes"));
 	json_array_foreach(json_object_get(notes, "read_errors"), i, item) {
 		json_int_t offset = json_integer_value(json_object_get(item, "offset"));
 		json_int_t length = json_integer_value(json_object_get(item, "length"));
@@ -331,7 +333,8 @@ static int write_notes(void *opaque, const struct range_list *read_errors, struc
 {
 	struct round *round = opaque;
 	AUTO(json_release) json_t *notes =
-		json_pack("{s:b, s:o}", "bitmap_trusted", round->trusts_bitmap, "read_errors", ranges_to_json(read_errors));
+		json_pack("{s:b, s:I, s:o}", "bitmap_trusted", round->trusts_bitmap, "dirty_bytes",
+			  (json_int_t)round->noted_dirty_bytes, "read_errors", ranges_to_json(read_errors));
 	AUTO_FREE char *text = notes == NULL ? NULL : json_dumps(notes, JSON_COMPACT);
 
 	if (text == NULL)
@@ -352,6 +355,7 @@ static int decide_on_bitmap(struct round *round, struct failure *failure)
 		return 0;
 	}
 	round->trusts_bitmap = true;
+	round->noted_dirty_bytes = round->survey.dirty_bytes;
 	/* durable before the first checkpoint: if this round goes on later, it must know */
 	return write_notes(round, &round->read_errors, failure);
 }
@@ -456,6 +460,17 @@ static int start_over_without_bitmap(struct round *round, const struct failure *
 	atomic_store(&round->meter.total_bytes, counts.total);
 	atomic_store(&round->meter.done_bytes, 0);
 	return write_notes(round, &round->read_errors, failure);
+}
+
+/* A round that goes on finds the bitmap of its beginning, or one that was made anew meanwhile and knows nothing of what was dirty then. */
+static int check_resumed_bitmap(struct round *round, struct failure *failure)
+{
+	struct failure why = { .code = 0 };
+
+	if (!round->begun.resumed || !round->trusts_bitmap || round->survey.dirty_bytes >= round->noted_dirty_bytes)
+		return 0;
+	(void)fail(&why, -EUCLEAN, "it says less is dirty than when the round began: it was cleared, or made anew");
+	return start_over_without_bitmap(round, &why, failure);
 }
 
 static int run_pipeline(struct round *round, struct failure *failure)
@@ -705,6 +720,8 @@ static int run_begun(struct round *round, struct failure *failure)
 		result = meter_start_at(&round->meter, "sync", round->operation, round->result.counts.total,
 					round->result.counts.done, round->result.counts.changed, round->result.counts.stored,
 					&why);
+	if (result == 0)
+		result = check_resumed_bitmap(round, &why);
 	if (result == 0)
 		result = run_pipeline(round, &why);
 	meter_stop(&round->meter);

@@ -1,0 +1,247 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# QEMU's dirty bitmaps: when one can be trusted, only what it calls dirty is read; whenever it can't, everything is
+# compared. Reading too little would be loss of data, so every case ends with a comparison with what the disk has.
+# timeout: 120
+. "$(dirname "$0")/functions.sh"
+requires qemu-nbd qemu-img qemu-io jq openssl cmp
+
+MIB=$((1024 * 1024))
+SIZE=$((64 * MIB))
+DATA=$((48 * MIB))
+
+# Persistent bitmaps are read by the server when it starts and written when it ends: it is stopped for every change, as
+# a virtual machine would be. The socket, and so the source, stays the same.
+serve() {
+	SOCKET=disk start_qemu_nbd -f qcow2 --read-only "$@" disk.qcow2
+}
+stop_serving() {
+	stop_process "$NBD_PID"
+}
+
+# A disk that is full in its first 48 MiB, with the bitmaps named.
+make_disk() {
+	local name
+	random_file content $DATA "disk-$1"
+	shift
+	qemu-img create -q -f qcow2 disk.qcow2 $SIZE
+	qemu-io -f qcow2 -c "write -q -s content 0 $DATA" disk.qcow2
+	for name; do add_bitmap "$name"; done
+}
+add_bitmap() {
+	qemu-img bitmap --add -g 64k disk.qcow2 "$1"
+}
+remake_bitmap() {
+	qemu-img bitmap --remove disk.qcow2 "$1"
+	add_bitmap "$1"
+}
+
+# write_blocks FIRST COUNT STEP: other content in that many blocks of 64 KiB, every STEP-th from FIRST on.
+writes=0
+write_blocks() {
+	local i commands=()
+	writes=$((writes % 250 + 1))
+	for ((i = 0; i < $2; i++)); do
+		commands+=(-c "write -q -P $writes $((($1 + i * $3) * 65536 + 512)) 1k")
+	done
+	qemu-io -f qcow2 "${commands[@]}" disk.qcow2 >/dev/null
+}
+
+# round_with BITMAP [OPTION…]: a round that must succeed and be right, whatever it trusted.
+round_with() {
+	local bitmap=$1
+	shift
+	serve -B "$bitmap"
+	sync_disk "$NBD_URI" "${DISK:-web01}" --dirty-bitmap "$bitmap" "$@"
+	mv stderr said
+	stop_serving
+	check_right
+}
+check_right() {
+	qemu-img convert -f qcow2 -O raw disk.qcow2 expected
+	check_export "${DISK:-web01}@latest" expected
+}
+# What was kept of earlier images stays so.
+keep_copy() {
+	qemu-img convert -f qcow2 -O raw disk.qcow2 kept
+	KEPT=$(json_get .image)
+}
+check_kept() {
+	check_export "web01@$KEPT" kept
+}
+
+# expect_trusted BYTES: so much was read, besides samples of a 64th.
+expect_trusted() {
+	! grep -q 'everything is compared' said || die "not trusted: $(cat said)"
+	expect_number "$(json_get .read_bytes) <= $1 + $DATA / 8" "what is dirty is read and not much else"
+	expect_number "$(json_get .read_bytes) >= $1" "all that is dirty is read"
+}
+# expect_not_trusted WHY
+expect_not_trusted() {
+	grep -qE "dirty bitmap .*$1.*everything is compared" said || die "why it is not trusted, is not said: $(cat said)"
+	expect_number "$(json_get .read_bytes) >= $DATA - 4 * $MIB" "everything is compared" # zeros were written to some
+}
+
+make_store
+make_disk 1 backup
+
+say "refused"
+serve -B backup
+expect_error 'no dirty bitmap "other".*: backup$' wherry sync "$NBD_URI" web01 --dirty-bitmap other
+expect_error '[-][-]read-all' wherry sync "$NBD_URI" web01 --dirty-bitmap backup --read-all
+stop_serving
+serve
+expect_error 'no dirty bitmap "backup", nor any' wherry sync "$NBD_URI" web01 --dirty-bitmap backup
+stop_serving
+expect_error '[-][-]dirty-bitmap: only an NBD source' wherry sync "$WORK/content" web01 --dirty-bitmap backup
+expect_exit 0 wherry disks --json
+expect_equal 0 "$(json_get '.disks | length')" "nothing was made for what was refused"
+
+say "the first round compares all and says why; the next ones read what is dirty"
+round_with backup
+expect_not_trusted "no finished round before"
+write_blocks 3 20 17
+round_with backup
+expect_trusted $((20 * 65536))
+expect_equal $((20 * 65536)) "$(json_get .changed_bytes)"
+keep_copy
+write_blocks 100 5 40
+round_with backup --verify
+expect_trusted $((20 * 65536)) # it accumulates: nobody clears it
+expect_equal true "$(json_get .equal)" "verified with what the server gives"
+round_with backup
+expect_trusted $((20 * 65536))
+expect_equal 0 "$(json_get .changed_bytes)"
+check_kept
+
+say "writes of zeros, and discards"
+qemu-io -f qcow2 -c "write -z 1M 300k" -c "discard 20M 2M" -c "write -P 3 50M 64k" disk.qcow2 >/dev/null
+round_with backup
+expect_trusted 0
+
+say "a bitmap that was not there at the last round"
+write_blocks 200 10 5
+add_bitmap second
+write_blocks 400 1 1
+round_with second
+expect_not_trusted "wasn't there"
+write_blocks 401 2 1
+round_with second
+expect_trusted $((2 * 65536))
+check_kept
+
+say "back to the other name: the server did not show it at the last round"
+round_with backup
+expect_not_trusted "wasn't there"
+
+say "removed and made anew between two rounds, and the changes before are lost to it"
+write_blocks 10 30 3
+round_with backup
+expect_trusted 0
+write_blocks 500 20 3
+remake_bitmap backup
+write_blocks 600 1 1
+round_with backup
+expect_not_trusted "less is dirty"
+write_blocks 10 1 1
+round_with backup
+expect_trusted 65536
+
+say "cleared, then more was written than before: only the samples can tell"
+write_blocks 0 400 1
+qemu-img bitmap --clear disk.qcow2 backup
+write_blocks 400 30 2
+round_with backup
+expect_not_trusted "calls the [0-9]+ bytes at offset [0-9]+ clean"
+
+say "another source was synced into the disk meanwhile"
+remake_bitmap backup
+write_blocks 30 4 1
+round_with backup
+write_blocks 40 1 1
+round_with backup
+expect_trusted $((5 * 65536))
+random_file other $SIZE other
+sync_disk "$WORK/other" web01
+check_export web01@latest other
+round_with backup
+expect_not_trusted "another source"
+round_with backup
+expect_trusted $((5 * 65536))
+
+say "a round without the bitmap in between does no harm: the server showed it"
+write_blocks 50 3 1
+serve -B backup
+sync_disk "$NBD_URI" web01
+stop_serving
+check_right
+write_blocks 60 3 1
+round_with backup
+expect_trusted $((11 * 65536))
+
+say "a round that did not see the bitmap in between"
+write_blocks 70 3 1
+serve
+sync_disk "$NBD_URI" web01
+stop_serving
+round_with backup
+expect_not_trusted "wasn't there"
+
+# stop_round DISK BITMAP: a round that is stopped when a part of it is done. Slowed down by its limit, so there has to
+# be something to store.
+stop_round() {
+	local status=0
+	serve -B "$2"
+	start wherry sync "$NBD_URI" "$1" --dirty-bitmap "$2" --limit 3M --level 0 --progress=json >stopped.out 2>stopped.err
+	wait_until 20 grep -q '"done_bytes": *[1-9][0-9]\{6\}' stopped.err
+	kill -INT "$PID"
+	finish "$PID" || status=$?
+	stop_serving
+	expect_equal 130 $status "status of a round that was stopped: $(tail -n 2 stopped.err)"
+}
+
+# rewrite OFFSET LENGTH SEED: random content.
+rewrite() {
+	random_file part "$2" "$3"
+	qemu-io -f qcow2 -c "write -q -s part $1 $2" disk.qcow2
+}
+
+say "stopped, and gone on with: changes meanwhile are found by this round or the next"
+rewrite 8M $((16 * MIB)) stopped
+stop_round web01 backup
+write_blocks 129 3 1 # in what was done already
+serve -B backup
+sync_disk "$NBD_URI" web01 --dirty-bitmap backup
+stop_serving
+expect_equal true "$(json_get .resumed)"
+expect_equal fuzzy "$(json_get .consistency)" "what changed while a round was interrupted may be half in the image"
+expect_number "$(json_get .read_bytes) < 30 * $MIB" "what is dirty is read"
+round_with backup
+check_kept
+
+say "stopped; made anew before it goes on"
+rewrite 8M $((16 * MIB)) again
+stop_round web01 backup
+write_blocks 700 20 1
+remake_bitmap backup
+write_blocks 5 1 1
+round_with backup
+expect_equal true "$(json_get .resumed)"
+expect_not_trusted "less is dirty"
+
+say "stopped in a first round; the next one, with a bitmap made anew, trusts nothing"
+rm -f disk.qcow2
+make_disk 2 backup
+write_blocks 300 10 1
+DISK=web02
+stop_round web02 backup
+write_blocks 1 4 1
+remake_bitmap backup
+write_blocks 700 1 1
+serve -B backup
+sync_disk "$NBD_URI" web02 --dirty-bitmap backup
+stop_serving
+expect_equal true "$(json_get .resumed)"
+# What was read before the stop has changed since, and the bitmap does not know.
+round_with backup
+expect_not_trusted "less is dirty"

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a catalog costs: a simulated disk, all of it mapped, through the code that real disks go through.
+ *
+ *     bench_catalog FOLDER GIB [IMAGES]
+ *
+ * Makes FOLDER/catalog.db with one disk of so many GiB at 64 KiB a chunk: chunks with random tags, stored lengths as compressed files have them, random
+ * fingerprints, in commits of 4,096 as a round makes them, a log entry each. Then images, each after a thousandth of the
+ * disk has changed in scattered places; deletion of one in the middle; opening and one random place, live and in an old image; a walk over all of it.
+ *
+ * The commits are not durable here (synchronous is off): what is measured is work and size, not the disk. Prints a line for each measure.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "catalog/internal.h"
+
+enum { CHUNK_BYTES = 65536, COMMIT_CHUNKS = 4096, SEGMENT_BYTES = 64 << 20 };
+
+struct bench {
+	struct catalog *catalog;
+	struct catalog_disk disk;
+	int locks_fd;
+	const char *folder;
+	uint64_t chunks;
+	uint32_t segment;
+	uint32_t segment_at;
+	uint64_t random;
+};
+
+static double now(void)
+{
+	struct timespec at;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &at);
+	return (double)at.tv_sec + (double)at.tv_nsec / 1e9;
+}
+
+static void must(int result, const struct failure *failure)
+{
+	if (result < 0) {
+		(void)fprintf(stderr, "bench_catalog: %s\n", failure->message);
+		exit(1);
+	}
+}
+
+static uint64_t next_random(struct bench *bench)
+{
+	bench->random ^= bench->random << 13;
+	bench->random ^= bench->random >> 7;
+	bench->random ^= bench->random << 17;
+	return bench->random * 0x2545f4914f6cdd1du;
+}
+
+static double peak_mib(void)
+{
+	struct rusage usage;
+
+	(void)getrusage(RUSAGE_SELF, &usage);
+	return (double)usage.ru_maxrss / 1024;
+}
+
+static void open_catalog(struct bench *bench)
+{
+	struct failure failure = {.code = 0};
+
+	must(catalog_open(bench->folder, bench->locks_fd, false, &bench->catalog, &failure), &failure);
+	if (sqlite3_exec(bench->catalog->db, "PRAGMA synchronous=OFF", NULL, NULL, NULL) != SQLITE_OK)
+		exit(1);
+}
+
+static void make_disk(struct bench *bench)
+{
+	struct failure failure = {.code = 0};
+
+	must(catalog_begin(bench->catalog, &failure), &failure);
+	bench->disk = (struct catalog_disk){.name = "big",
+					    .size_bytes = bench->chunks * CHUNK_BYTES,
+					    .sector_bytes = 512,
+					    .generation = 1,
+					    .level = -1,
+					    .next_image = 1,
+					    .next_round = 1};
+	must(catalog_disk_insert(bench->catalog, &bench->disk, &failure), &failure);
+	must(catalog_segment_insert(bench->catalog, &bench->segment, &failure), &failure);
+	must(catalog_commit(bench->catalog, &failure), &failure);
+}
+
+/* A chunk that is new, where the segment ends. */
+static uint64_t add_chunk(struct bench *bench)
+{
+	struct failure failure = {.code = 0};
+	struct catalog_location location = {.tag = next_random(bench) >> 16,
+					    .stored_bytes = 20480 + (uint32_t)(next_random(bench) % 25600)};
+	uint64_t chunk;
+
+	if (bench->segment_at > SEGMENT_BYTES) {
+		must(catalog_segment_update(bench->catalog, bench->segment, bench->segment_at, true, &failure), &failure);
+		must(catalog_segment_insert(bench->catalog, &bench->segment, &failure), &failure);
+		bench->segment_at = 0;
+	}
+	location.segment = bench->segment;
+	location.off_bytes = 4096 + bench->segment_at;
+	bench->segment_at += (uint32_t)catalog_record_bytes(location.stored_bytes);
+	must(catalog_chunk_add(bench->catalog, &location, &chunk, &failure), &failure);
+	return chunk;
+}
+
+/* One commit: count chunks, `step` apart, become new ones. */
+static void commit_changes(struct bench *bench, uint64_t first, uint64_t step, size_t count)
+{
+	static struct catalog_change changes[COMMIT_CHUNKS];
+	struct catalog_log_entry entry = {.disk = bench->disk.id, .stored_bytes = (uint32_t)(count * 33)};
+	struct failure failure = {.code = 0};
+	uint64_t changed = 0;
+	uint64_t newly_changed = 0;
+
+	must(catalog_begin(bench->catalog, &failure), &failure);
+	for (size_t i = 0; i < count; i++) {
+		changes[i] = (struct catalog_change){.first = first + i * step,
+						     .count = 1,
+						     .kind = CATALOG_CHUNK,
+						     .has_fingerprint = true,
+						     .chunk = add_chunk(bench)};
+		for (size_t n = 0; n < CATALOG_FINGERPRINT_BYTES; n += 8)
+			bytes_put_le64(changes[i].fingerprint + n, next_random(bench));
+	}
+	must(catalog_map_update(bench->catalog, &bench->disk, changes, count, &changed, &newly_changed, &failure), &failure);
+	entry.sequence = ++bench->disk.log_sequence;
+	entry.segment = bench->segment;
+	must(catalog_log_insert(bench->catalog, &entry, &failure), &failure);
+	must(catalog_disk_update(bench->catalog, &bench->disk, &failure), &failure);
+	must(catalog_commit(bench->catalog, &failure), &failure);
+}
+
+static double make_image(struct bench *bench)
+{
+	struct catalog_image image = {.disk = bench->disk.id,
+				      .number = bench->disk.next_image,
+				      .generation = bench->disk.generation,
+				      .size_bytes = bench->disk.size_bytes};
+	struct failure failure = {.code = 0};
+	double started = now();
+
+	must(catalog_begin(bench->catalog, &failure), &failure);
+	must(catalog_image_insert(bench->catalog, &image, &failure), &failure);
+	bench->disk.next_image++;
+	bench->disk.generation++;
+	must(catalog_disk_update(bench->catalog, &bench->disk, &failure), &failure);
+	must(catalog_commit(bench->catalog, &failure), &failure);
+	return now() - started;
+}
+
+static void fill(struct bench *bench)
+{
+	double started = now();
+
+	for (uint64_t at = 0; at < bench->chunks; at += COMMIT_CHUNKS) {
+		uint64_t left = bench->chunks - at;
+
+		commit_changes(bench, at, 1, left < COMMIT_CHUNKS ? left : COMMIT_CHUNKS);
+	}
+	(void)printf("fill_seconds %.1f\nfill_chunks_per_second %.0f\n", now() - started,
+		     (double)bench->chunks / (now() - started));
+}
+
+static void make_images(struct bench *bench, unsigned images)
+{
+	double image_most = 0;
+	double change_seconds = 0;
+
+	for (unsigned i = 0; i < images; i++) {
+		double seconds = make_image(bench);
+		double started = now();
+		uint64_t changes = bench->chunks / 1000;
+
+		image_most = seconds > image_most ? seconds : image_most;
+		for (uint64_t done = 0; done < changes; done += COMMIT_CHUNKS) {
+			uint64_t count = changes - done < COMMIT_CHUNKS ? changes - done : COMMIT_CHUNKS;
+
+			commit_changes(bench, (done * 1000 + i * 7) % (bench->chunks - count * 999), 997, count);
+		}
+		change_seconds += now() - started;
+	}
+	(void)printf("image_most_ms %.2f\nround_of_0.1_percent_seconds %.2f\n", image_most * 1e3, change_seconds / images);
+}
+
+static void delete_image(struct bench *bench, uint32_t number)
+{
+	struct catalog_position position = {.until = 0};
+	struct catalog_image image;
+	struct failure failure = {.code = 0};
+	uint64_t unique = 0;
+	uint64_t freed = 0;
+	bool is_done = false;
+	double started = now();
+
+	must(catalog_image_get(bench->catalog, bench->disk.id, number, &image, &failure), &failure);
+	must(catalog_image_unique(bench->catalog, &image, &unique, &failure), &failure);
+	(void)printf("unique_ms %.1f\n", (now() - started) * 1e3);
+	started = now();
+	must(catalog_begin(bench->catalog, &failure), &failure);
+	image.state = CATALOG_GOING;
+	must(catalog_image_update(bench->catalog, &image, &failure), &failure);
+	must(catalog_commit(bench->catalog, &failure), &failure);
+	(void)printf("delete_mark_ms %.2f\n", (now() - started) * 1e3);
+	while (!is_done) {
+		must(catalog_begin(bench->catalog, &failure), &failure);
+		must(catalog_image_sweep(bench->catalog, &image, &position, 512, &freed, &is_done, &failure), &failure);
+		must(catalog_commit(bench->catalog, &failure), &failure);
+	}
+	(void)printf("delete_ms %.1f\ndelete_freed_mib %.1f\n", (now() - started) * 1e3, (double)freed / 1048576);
+	if (freed != unique)
+		(void)printf("delete_unique_mib_said %.1f\n", (double)unique / 1048576);
+	catalog_image_release(&image);
+}
+
+static void read_random(struct bench *bench, uint32_t generation, const char *name)
+{
+	static struct catalog_page page;
+	struct failure failure = {.code = 0};
+	struct catalog_location location;
+	enum { TIMES = 200 };
+	double started = now();
+
+	for (int i = 0; i < TIMES; i++) {
+		uint64_t number = next_random(bench) % (bench->chunks / CATALOG_PAGE_ENTRIES);
+
+		if (generation == 0)
+			must(catalog_map_read(bench->catalog, bench->disk.id, number, &page, &failure), &failure);
+		else
+			must(catalog_map_read_at(bench->catalog, bench->disk.id, generation, number, &page, &failure), &failure);
+		must(catalog_chunk_get(bench->catalog, page.entries[next_random(bench) % CATALOG_PAGE_ENTRIES].chunk, &location,
+				       &failure),
+		     &failure);
+	}
+	(void)printf("%s_us %.0f\n", name, (now() - started) / TIMES * 1e6);
+}
+
+static void open_and_read(struct bench *bench)
+{
+	static struct catalog_page page;
+	struct failure failure = {.code = 0};
+	double started;
+
+	catalog_close(bench->catalog);
+	started = now();
+	open_catalog(bench);
+	must(catalog_map_read(bench->catalog, bench->disk.id, next_random(bench) % (bench->chunks / CATALOG_PAGE_ENTRIES), &page,
+			      &failure),
+	     &failure);
+	(void)printf("open_and_read_ms %.2f\n", (now() - started) * 1e3);
+}
+
+static void walk(struct bench *bench)
+{
+	static struct catalog_page page;
+	struct failure failure = {.code = 0};
+	uint64_t pages = 0;
+	uint64_t mapped = 0;
+	double started = now();
+
+	for (uint64_t at = 0;; at++) {
+		must(catalog_map_next(bench->catalog, bench->disk.id, 0, at, &at, &failure), &failure);
+		if (at == UINT64_MAX)
+			break;
+		must(catalog_map_read(bench->catalog, bench->disk.id, at, &page, &failure), &failure);
+		for (unsigned i = 0; i < CATALOG_PAGE_ENTRIES; i++)
+			mapped += page.entries[i].kind == CATALOG_CHUNK;
+		pages++;
+	}
+	(void)printf("walk_seconds %.2f\nwalk_chunks_per_second %.0f\n", now() - started, (double)mapped / (now() - started));
+	if (mapped != bench->chunks)
+		(void)printf("walk_chunks_MISSING %" PRIu64 "\n", bench->chunks - mapped);
+}
+
+static void sizes(struct bench *bench)
+{
+	struct failure failure = {.code = 0};
+	sqlite3_stmt *query = NULL;
+	uint64_t bytes = 0;
+
+	if (sqlite3_wal_checkpoint_v2(bench->catalog->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) != SQLITE_OK)
+		exit(1);
+	must(catalog_size(bench->catalog, &bytes, &failure), &failure);
+	(void)printf("catalog_mib %.1f\nbytes_per_chunk %.1f\npercent_of_data %.4f\n", (double)bytes / 1048576,
+		     (double)bytes / (double)bench->chunks, (double)bytes * 100 / ((double)bench->chunks * CHUNK_BYTES));
+	if (sqlite3_prepare_v2(bench->catalog->db, "SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY 2 DESC LIMIT 6",
+			       -1, &query, NULL) != SQLITE_OK)
+		return; /* an SQLite without dbstat */
+	while (sqlite3_step(query) == SQLITE_ROW)
+		(void)printf("table_%s_bytes_per_chunk %.1f\n", (const char *)sqlite3_column_text(query, 0),
+			     (double)sqlite3_column_int64(query, 1) / (double)bench->chunks);
+	(void)sqlite3_finalize(query);
+}
+
+int main(int argument_count, char **arguments)
+{
+	struct bench bench = {.random = 88172645463325252u};
+	struct failure failure = {.code = 0};
+	unsigned images;
+
+	if (argument_count < 3) {
+		(void)fprintf(stderr, "usage: bench_catalog FOLDER GIB [IMAGES]\n");
+		return 2;
+	}
+	bench.folder = arguments[1];
+	bench.chunks = strtoull(arguments[2], NULL, 10) * ((1024 * 1024 * 1024) / CHUNK_BYTES);
+	images = argument_count > 3 ? (unsigned)strtoul(arguments[3], NULL, 10) : 3;
+	if (bench.chunks == 0 || images < 2 || (mkdir(bench.folder, 0700) < 0 && errno != EEXIST))
+		return 2;
+	bench.locks_fd = open(bench.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	must(catalog_create(bench.folder, CHUNK_BYTES, &failure), &failure);
+	open_catalog(&bench);
+	make_disk(&bench);
+	(void)printf("chunks %" PRIu64 "\nentries_per_page %d\n", bench.chunks, CATALOG_PAGE_ENTRIES);
+	fill(&bench);
+	make_images(&bench, images);
+	open_and_read(&bench);
+	read_random(&bench, 0, "read_live");
+	read_random(&bench, 1, "read_oldest_image");
+	walk(&bench);
+	(void)printf("peak_mib_so_far %.1f\n", peak_mib());
+	sizes(&bench);
+	delete_image(&bench, images / 2 + 1);
+	(void)printf("peak_mib %.1f\n", peak_mib());
+	catalog_close(bench.catalog);
+	(void)close(bench.locks_fd);
+	return 0;
+}
