@@ -173,7 +173,7 @@ static int read_description_text(int folder_fd, const char *path, char *ret_text
 	ssize_t length;
 
 	if (fd < 0 && errno == ENOENT)
-		return fail(failure, -EINVAL, "store %s: not a store (no wherry.json there); make one with 'wherry -s %s init'", path,
+		return fail(failure, -EINVAL, "store %s: not a store (no wherry.json there); 'wherry init' makes one in a new or empty folder",
 			    path);
 	if (fd < 0)
 		return fail_errno(failure, -errno, "file %s/wherry.json", path);
@@ -232,9 +232,10 @@ static int read_description(struct local_store *local, const char *path, struct 
 static int open_folders(struct local_store *local, const char *path, struct failure *failure)
 {
 	local->folder_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (local->folder_fd < 0 && (errno == ENOENT || errno == ENOTDIR))
-		return fail(failure, -ENOENT, "store %s: %s; make one with 'wherry -s %s init'", path,
-			    errno == ENOENT ? "there is no such folder" : "not a folder", path);
+	if (local->folder_fd < 0 && errno == ENOENT)
+		return fail(failure, -ENOENT, "store %s: there is no such folder; make one with 'wherry -s %s init'", path, path);
+	if (local->folder_fd < 0 && errno == ENOTDIR)
+		return fail(failure, -ENOENT, "store %s: not a folder; a store is the folder that 'wherry init' made", path);
 	if (local->folder_fd < 0)
 		return fail_errno(failure, -errno, "store %s", path);
 	int result = read_description(local, path, failure);
@@ -301,6 +302,10 @@ static int local_contains_path(struct store *store, const char *path, bool *ret_
 		if (slash != NULL)
 			slash[slash == folder ? 1 : 0] = '\0';
 		resolved = realpath(slash == NULL ? "." : folder, NULL);
+	}
+	if (resolved == NULL && (errno == ENOENT || errno == ENOTDIR)) {
+		*ret_contains = false; /* nothing can be there: whoever opens it says so */
+		return 0;
 	}
 	if (resolved == NULL)
 		return fail_errno(failure, -errno, "file %s", path);
@@ -497,8 +502,8 @@ int local_find_image(struct catalog *catalog, const struct catalog_disk *disk, u
 		AUTO_FREE char *numbers = local_image_numbers(catalog, disk->id);
 
 		if (numbers != NULL && numbers[0] != '\0')
-			return fail(failure, -ENOENT, "image %s@%u: there is none of that number; there are %s", disk->name, number,
-				    numbers);
+			return fail(failure, -ENOENT, "image %s@%u: there is none of that number; there %s %s", disk->name, number,
+				    strpbrk(numbers, ",-") == NULL ? "is only" : "are", numbers);
 		return fail(failure, -ENOENT, "image %s@%u: disk %s has no images; 'wherry sync' makes them", disk->name, number,
 			    disk->name);
 	}

@@ -125,7 +125,9 @@ static void take_complaint(struct raw_line *raw, char *const *argv, int kind)
 	enum option_id id =
 		optopt >= LONG_OPTION_BASE ? (enum option_id)(optopt - LONG_OPTION_BASE) : option_by_letter(optopt);
 
-	if (kind == ':')
+	if (kind == ':' && optopt >= LONG_OPTION_BASE && !is_whole_name(argv[optind - 1], option_kinds[id].name))
+		raw->unknown = raw->unknown == NULL ? argv[optind - 1] : raw->unknown; /* abbreviated */
+	else if (kind == ':')
 		raw->missing = id;
 	else if (optopt >= LONG_OPTION_BASE)
 		raw->superfluous = id;

@@ -1197,7 +1197,7 @@ static int read_by_odd_path(struct catalog_fixture *fixture)
 
 	if (mount_read_only(fixture) != 0)
 		return 77;
-	(void)snprintf(odd.folder, sizeof(odd.folder), "/%s/100%%3f?immutable=0#x", fixture->folder);
+	(void)snprintf(odd.folder, sizeof(odd.folder), "/%.200s/100%%3f?immutable=0#x", fixture->folder);
 	return open_and_find(&odd);
 }
 
@@ -1210,7 +1210,7 @@ static void path_is_taken_by_the_letter(void **state)
 	struct failure failure = {.code = 0};
 	int result;
 
-	(void)snprintf(odd.folder, sizeof(odd.folder), "%s/100%%3f?immutable=0#x", two->fixture.folder);
+	(void)snprintf(odd.folder, sizeof(odd.folder), "%.200s/100%%3f?immutable=0#x", two->fixture.folder);
 	assert_int_equal(mkdir(odd.folder, 0755), 0);
 	assert_done(catalog_create(odd.folder, 65536, &failure), &failure);
 	catalog = catalog_fixture_open(&odd, false, true);
