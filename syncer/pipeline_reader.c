@@ -135,7 +135,7 @@ static int salvage(struct reader *reader, struct unit *unit, const struct unit_r
 		if (result == 0)
 			result = reader->failure.code;
 		if (result < 0)
-			return result == -ECANCELED ? 0 : result;
+			return result; /* -ECANCELED too: what is in the buffer is not the source's, and must go nowhere */
 	}
 	return 0;
 }
@@ -569,6 +569,9 @@ void pipeline_read(struct pipeline *pipeline)
 	while (reader.in_flight > 0 && source_reap(reader.source, true) != NULL)
 		reader.in_flight--;
 	shared_page_release(reader.page);
+	/* stopped in the middle of a unit: nobody may wait for it */
+	if (result == -ECANCELED)
+		(void)pipeline_must_end(pipeline);
 	if (reader.failure.code != 0)
 		pipeline_fail(pipeline, &reader.failure);
 	else

@@ -67,12 +67,14 @@ random_range source 1M 512K fifth
 cp source kept5
 expect_exit 0 recorded wherry sync source web01 --keep 2 --progress=none --json
 promises=("${promises[@]/#$ended3 $never web01@3/$ended3 $made4 web01@3}")
-promises+=("$(records) $never web01@5 kept5")
-gone3=$(records)
+made5=$(records)
+gone3=$made5
+promises+=("$made5 $((made5 + 1)) web01@5 kept5") # the next round takes it away
 expect_exit 0 recorded wherry sync source web01 --progress=none # nothing has changed
+promises+=("$(records) $never web01@6 kept5")
 all=$(records)
 check_export web01@2 kept2
-check_export web01@5 kept5
+check_export web01@6 kept5
 expect_equal "2 6" "$(wherry images web01 --json | jq -r '[.images[].number] | sort | join(" ")')" "images at the end"
 say "  $all records"
 

@@ -362,6 +362,7 @@ WHERRY_STORE=read-only check_export web01@1 source
 expect_exit 0 wherry -s read-only verify web01@2 --source source
 expect_exit 0 wherry -s read-only retain other --keep 1 --dry-run
 expect_exit 0 wherry -s read-only delete web01@2 --dry-run
+expect_exit 0 wherry -s read-only remove other --dry-run
 unmount read-only
 check_unchanged "read-only"
 

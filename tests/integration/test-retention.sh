@@ -40,7 +40,9 @@ is_in_use() {
 hold() {
 	rm -f "$WORK/pipe"
 	mkfifo "$WORK/pipe"
-	start wherry export "web01@$1" - --progress=none >"$WORK/pipe" 2>"$WORK/reader.err"
+	# opened by the child: it waits for us there
+	# shellcheck disable=SC2016
+	start bash -c 'exec wherry export "$1" - --progress=none >"$2"' - "web01@$1" "$WORK/pipe"
 	READER=$PID
 	exec 7<"$WORK/pipe"
 	wait_until 20 is_in_use "$1"

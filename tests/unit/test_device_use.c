@@ -81,6 +81,8 @@ static const char *const fake_tree =
 	"printf 'Filename Type Size Used Priority\\n' >proc/swaps && mknod dev/sda1 b 8 1 && mknod dev/dm-1 b 253 1 &&"
 	"mknod dev/sde b 8 64 && mknod dev/sdf b 8 80 && mknod dev/other b 8 240 && : >proc/self/mountinfo";
 
+static char fake_root[300]; /* device_survey_set_root() borrows it */
+
 /* A made-up machine with the given mountinfo and swaps lines. False: the test can't have device nodes. */
 static bool make_machine(const char *mountinfo, const char *swaps)
 {
@@ -93,7 +95,8 @@ static bool make_machine(const char *mountinfo, const char *swaps)
 		return false;
 	}
 	assert_true(run("cd $D/fake; printf '%s' >proc/self/mountinfo; printf '%s' >>proc/swaps", mountinfo, swaps));
-	device_survey_set_root(path_of("fake"));
+	(void)snprintf(fake_root, sizeof(fake_root), "%s/fake", folder.path);
+	device_survey_set_root(fake_root);
 	return true;
 }
 

@@ -304,7 +304,7 @@ static void cold_file_stays_cold(void **state)
 
 static void warm_file_stays_warm(void **state)
 {
-	enum { SIZE = 8 * MIB + 777 };
+	enum { SIZE = 8 * MIB + 777, PAGES = (SIZE + PAGE_BYTES - 1) / PAGE_BYTES };
 	struct source *source;
 
 	(void)state;
@@ -313,9 +313,10 @@ static void warm_file_stays_warm(void **state)
 	source = open_path(path_of("warm"));
 	assert_reads_whole(source, MIB, 0);
 	source_close(source);
-	assert_int_equal(count_resident("warm", SIZE), (SIZE + PAGE_BYTES - 1) / PAGE_BYTES);
+	assert_in_range(count_resident("warm", SIZE), PAGES - PAGES / 8, PAGES);
 }
 
+/* The kernel itself takes a page away now and then, so a few may be missing. More than there were must not be. */
 static void partly_resident_file_stays_so(void **state)
 {
 	enum { SIZE = 40 * MIB, WARM = 16 * MIB };
@@ -330,12 +331,12 @@ static void partly_resident_file_stays_so(void **state)
 	}
 	read_plainly("part", WARM);
 	before = count_resident("part", SIZE);
-	print_message("before %zu\n", before);
+	assert_in_range(before, WARM / PAGE_BYTES - WARM / PAGE_BYTES / 8, WARM / PAGE_BYTES);
 	source = open_path(path_of("part"));
 	assert_reads_whole(source, MIB, 0);
 	assert_reads_whole(source, 100000, 0);
 	source_close(source);
-	print_message("after %zu\n", count_resident("part", SIZE));
+	assert_in_range(count_resident("part", SIZE), before - before / 8, before);
 }
 
 /* -------------------------------------------------------------------- holes */
