@@ -2,16 +2,17 @@
 /*
  * Looking into the page cache with mincore().
  *
- * preadv2(RWF_NOWAIT), which copies what is resident and nothing else, would be the
- * obvious tool, but since it no longer implies "no I/O" (seen with Linux 6.18) it starts readahead on what is
- * absent, and a pass over a cold file makes all of it resident. cachestat() counts pages without
- * saying which, and came with 6.5.
+ * preadv2(RWF_NOWAIT), which copies what is resident and nothing else, would be
+ * the obvious tool. But it no longer implies "no I/O": with Linux 6.18 it starts
+ * readahead on what is absent, and one pass over a cold file made all of it
+ * resident. cachestat() counts pages without saying which, and came with 6.5.
  *
- * Regions are 64 MiB: larger than any readahead in use, so that looking one region ahead is enough. The last few are
- * remembered, more than requests in flight can span. Looking costs about 10 (cold) to 50 ms (warm) a GiB.
+ * Regions are 64 MiB: larger than readahead gets, so that looking one region
+ * ahead is enough, and the last few are remembered, more than requests in flight
+ * span. Looking costs some 10 (cold) to 50 ms (warm) a GiB.
  *
- * What was resident may have been driven out since: a page of memory pressure's making. When a region was looked at
- * some seconds ago, a window of it is looked at once more before it is called resident.
+ * What was resident may have been driven out since. When the look at a region is
+ * seconds old, a window of it is looked at once more before it is called resident.
  */
 #include "syncer/page_residency.h"
 

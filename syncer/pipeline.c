@@ -167,6 +167,7 @@ int pipeline_run(const struct pipeline_params *params, struct pipeline_result *r
 		return result;
 	}
 	atomic_store(&pipeline->level, throttle.level);
+	atomic_store(&pipeline->limit, throttle.limit_bytes_per_second);
 	struct commit_thread commit = { .pipeline = pipeline, .result = ret_result };
 	bool has_committer = start_thread(pipeline, &committer, run_committer, &commit) == 0;
 	while (has_committer && started < pipeline->worker_count &&

@@ -60,6 +60,7 @@ static int ask_throttle(struct committer *committer, double now)
 			committer->tokens = 0;
 	}
 	atomic_store(&committer->pipeline->level, throttle.level);
+	atomic_store(&committer->pipeline->limit, throttle.limit_bytes_per_second);
 	return 0;
 }
 
@@ -267,6 +268,7 @@ static struct unit *take_unit(struct pipeline *pipeline)
 		if (unit != NULL && unit->sequence == pipeline->commit_sequence) {
 			*slot = NULL;
 			pipeline->commit_sequence++;
+			(void)pthread_cond_broadcast(&pipeline->changed); /* workers may be waiting to run ahead of it */
 			return unit;
 		}
 		if (pipeline->reader_is_done && pipeline->commit_sequence == pipeline->next_sequence)

@@ -99,6 +99,7 @@ struct pipeline {
 	bool errors_are_noted;
 
 	_Atomic int level;
+	_Atomic uint64_t limit; /* bytes a second, 0: none: workers don't run far ahead of it */
 	struct unit *units;
 	uint8_t *memory;
 	unsigned worker_count;

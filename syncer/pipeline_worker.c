@@ -143,15 +143,48 @@ static int work_on(struct worker *worker, struct unit *unit)
 	return result == 0 ? check_samples(worker, unit) : result;
 }
 
+/*
+ * With a limit, what is compressed long before its turn keeps a level that has been changed meanwhile. So workers run ahead of the committer
+ * by what the limit lets through in a second, and by one unit each at the least.
+ */
+static uint64_t work_horizon_locked(const struct pipeline *pipeline)
+{
+	uint64_t limit = atomic_load(&pipeline->limit);
+	uint64_t ahead = limit / UNIT_BYTES;
+
+	if (limit == 0 || ahead > UNIT_COUNT)
+		return UINT64_MAX;
+	return pipeline->commit_sequence + (ahead < pipeline->worker_count ? pipeline->worker_count : ahead);
+}
+
+/* The first in the queue that is before the horizon: the one that the committer waits for always is. */
+static struct unit *take_before_locked(struct unit_queue *queue, uint64_t horizon)
+{
+	struct unit **at = &queue->first;
+	struct unit *unit;
+
+	while (*at != NULL && (*at)->sequence >= horizon)
+		at = &(*at)->next;
+	unit = *at;
+	if (unit == NULL)
+		return NULL;
+	*at = unit->next;
+	if (unit->next == NULL)
+		queue->last = at;
+	return unit;
+}
+
 /* The next unit to work on; NULL: the end. */
 static struct unit *take_work(struct pipeline *pipeline)
 {
 	WITH_LOCK(&pipeline->lock);
 
 	for (;;) {
-		struct unit *unit = pipeline->is_ending ? NULL : unit_queue_take(&pipeline->work);
+		struct unit *unit = pipeline->is_ending ?
+					    NULL :
+					    take_before_locked(&pipeline->work, work_horizon_locked(pipeline));
 
-		if (unit != NULL || pipeline->is_ending || pipeline->reader_is_done)
+		if (unit != NULL || pipeline->is_ending || (pipeline->reader_is_done && pipeline->work.first == NULL))
 			return unit;
 		(void)pthread_cond_wait(&pipeline->changed, &pipeline->lock);
 	}

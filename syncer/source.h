@@ -84,11 +84,12 @@ struct source_request *source_reap(struct source *source, bool wait);
 int source_read(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes, struct failure *failure);
 
 /*
- * Reads a range that could not be read in one piece: tries again (twice, after a short wait), then halves until single
- * sectors are left. What can't be had reads as zeros and is reported through `bad`, once for each run
- * of bad sectors, in ascending order. Returns 0 also when there were bad sectors, a negative errno only when going on
- * makes no sense (connection lost, source gone, *stop became true: -ECANCELED). `stop` may be NULL. An error that is
- * not EIO-like (ENOLINK, ENOTCONN, ESHUTDOWN, ESTALE …) isn't a bad sector.
+ * Reads a range that could not be read in one piece: tries again after a short wait, then halves until single sectors
+ * are left, the smallest things the source can read by themselves. What can't be had reads as zeros and is reported
+ * through `bad`, once for each run of bad sectors, in ascending order. Returns 0 also when there were bad sectors, a
+ * negative errno only when going on makes no sense (connection lost, source gone, *stop became true: -ECANCELED).
+ * `stop` and `bad` may be NULL. An error that is not EIO-like (ENOLINK, ENOTCONN, ESHUTDOWN, ESTALE …) isn't a bad
+ * sector.
  */
 typedef void (*source_bad_range_fn)(void *opaque, uint64_t off_bytes, uint64_t len_bytes);
 int source_read_salvaging(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes,

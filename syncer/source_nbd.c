@@ -4,27 +4,31 @@
  *
  * One connection, one thread, many commands in flight. All of libnbd's work is
  * done in calls from the submitting thread: turn() waits for the socket and lets
- * libnbd read or write, completions are callbacks out of that, and nothing needs a lock.
+ * libnbd read or write, completions are callbacks out of that, and nothing needs
+ * a lock.
  *
  *     request --> job: the range, widened to the server's minimum block size,
  *                 into the caller's buffer or, if widened, one of our own
  *         job --> commands: pieces of at most the server's maximum payload
  *
  * Jobs wait in the order they came; pump() starts commands while fewer than
- * MOST_COMMANDS are in flight. A job is finished when its last command is, with the first error any of them had.
- * What came is looked at only when there was no error (CVE-2022-0485: a command that failed leaves its buffer as it
- * likes).
+ * MOST_COMMANDS are in flight. A job is finished when its last command is, with
+ * the first error any of them had. What came is looked at only when there was no
+ * error (CVE-2022-0485: a failed command leaves its buffer as it likes).
  *
- * States of the connection: open, then perhaps `is_lost`, forever. A lost one finishes every job with -ENOTCONN,
- * whatever error libnbd gave it: to the caller, a bad sector and a server that is gone must not look alike. TCP
- * keep-alive and a limit on unacknowledged data make a peer that vanished a lost connection within about a minute.
+ * The connection is open, then perhaps lost, for good. A lost one finishes every
+ * job with -ENOTCONN, whatever error libnbd gave it: to the caller, a bad sector
+ * and a server that is gone must not look alike. TCP keep-alive and a limit on
+ * unacknowledged data make a peer that vanished a lost connection in a minute.
  *
- * Nothing a server says is believed unseen. libnbd 1.14 checks the framing, but hands on sizes of 2^63 and more, and
- * block status entries of any length. Those are checked where they arrive; a server that contradicts the protocol is
+ * Nothing a server says is believed unseen. libnbd 1.14 checks the framing, but
+ * hands on sizes of 2^63 and more, and block status entries of any length. Those
+ * are checked where they arrive; a server that contradicts the protocol is
  * refused with -EPROTO.
  *
- * Block status is asked for in stretches of up to 1 GiB and kept, both contexts of one reply, until another stretch is
- * asked for. Not more at once: nbdkit before 1.42 dies of requests close to 4 GiB (CVE-2025-47711).
+ * Block status is asked for in stretches of up to 1 GiB and kept, both contexts of
+ * one reply, until another stretch is asked for. Not more at once: some versions
+ * of nbdkit die of requests close to 4 GiB (CVE-2025-47711).
  */
 #include "syncer/source_internal.h"
 
@@ -830,18 +834,19 @@ static int choose_contexts(struct nbd_source *nbd, const char *bitmap, struct fa
 static int fail_refused_export(struct nbd_source *nbd, int error, double deadline_seconds, struct failure *failure)
 {
 	AUTO_FREE char *names = NULL;
+	AUTO_FREE char *why = strdup(last_error()); /* before another call */
 	AUTO_FREE char *export_name = nbd_get_export_name(nbd->handle);
 	nbd_list_callback callback = {.callback = take_export, .user_data = nbd};
 	nbd_completion_callback completion = {.callback = complete_option, .user_data = nbd};
 	struct option_answer *answer = begin_option(nbd);
 
-	if (export_name == NULL)
+	if (why == NULL || export_name == NULL)
 		return fail_no_memory(nbd, failure);
 	if (nbd->is_lost)
 		return fail_lost(nbd, failure);
 	if (error != -ENOENT)
-		return fail_errno(failure, error, "%s: the server refuses export \"%s\"", nbd->base.info.name,
-				  export_name);
+		return fail(failure, error, "%s: the server refuses export \"%s\": %s", nbd->base.info.name,
+			    export_name, strncmp(why, "handshake: ", 11) == 0 ? why + 11 : why);
 	if (nbd_aio_is_negotiating(nbd->handle) == 1 && nbd_aio_opt_list(nbd->handle, callback, completion) >= 0)
 		(void)wait_until(nbd, &answer->is_done, deadline_seconds); /* without a list the message is shorter */
 	names = join_names(answer, ", ");

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sources that can't be read in places. By default that ends the round and changes no image; with --on-read-error zero
 # it is narrowed down to the sectors, which are zero and listed. What fails only once leaves no trace.
-# timeout: 120
+# timeout: 240
 . "$(dirname "$0")/functions.sh"
 requires nbdkit jq openssl cmp
 requires_nbdkit_plugin eval
@@ -175,7 +175,7 @@ say "a round that is stopped and goes on keeps the list"
 } >bad
 serve
 start wherry sync "$NBD_URI" stopped --on-read-error zero --limit 3M --level 0 --progress=json >stopped.out 2>stopped.err
-wait_until 20 grep -q '"done_bytes": *[6-9][0-9]\{6\}' stopped.err
+wait_until 60 grep -q '"done_bytes": *[5-9][0-9]\{6\}' stopped.err
 kill -INT "$PID"
 status=0
 finish "$PID" || status=$?
@@ -213,7 +213,7 @@ fuse_end() {
 	fusermount3 -u "$WORK/fuse/disk" 2>/dev/null || umount --lazy "$WORK/fuse/disk" 2>/dev/null || true
 }
 at_exit fuse_end
-start nbdfuse --readonly --pidfile "$WORK/nbdfuse.pid" fuse/disk "$NBD_URI"
+start nbdfuse --readonly --pidfile "$WORK/nbdfuse.pid" fuse/disk "$NBD_URI" >nbdfuse.log 2>&1
 fuse_pid=$PID
 wait_until 10 test -s nbdfuse.pid
 expect_bad $((2 * MIB)) fuse/disk file

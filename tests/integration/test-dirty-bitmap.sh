@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # QEMU's dirty bitmaps: when one can be trusted, only what it calls dirty is read; whenever it can't, everything is
 # compared. Reading too little would be loss of data, so every case ends with a comparison with what the disk has.
-# timeout: 120
+# timeout: 240
 . "$(dirname "$0")/functions.sh"
 requires qemu-nbd qemu-img qemu-io jq openssl cmp
 
@@ -199,7 +199,7 @@ stop_round() {
 	local status=0
 	serve -B "$2"
 	start wherry sync "$NBD_URI" "$1" --dirty-bitmap "$2" --limit 3M --level 0 --progress=json >stopped.out 2>stopped.err
-	wait_until 20 grep -q '"done_bytes": *[1-9][0-9]\{6\}' stopped.err
+	wait_until 60 grep -q '"done_bytes": *[1-9][0-9]\{6\}' stopped.err
 	kill -INT "$PID"
 	finish "$PID" || status=$?
 	stop_serving

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # NBD sources, served by nbdkit and qemu-nbd: right whatever the server is like, holes are not read, many requests are
 # in flight, and a server that goes away in the middle costs only time. The oracle is nbdcopy.
-# timeout: 120
+# timeout: 240
 # tsan: yes
 . "$(dirname "$0")/functions.sh"
 requires nbdkit nbdcopy nbdinfo qemu-nbd qemu-img qemu-io jq openssl cmp
@@ -187,7 +187,7 @@ for signal in KILL TERM; do
 	SOCKET=dies start_nbdkit --filter=delay file killed rdelay=100ms
 	start wherry sync "$NBD_URI" killed-"${signal,,}" --progress=json --json >killed.out 2>killed.err
 	round=$PID
-	wait_until 20 grep -q '"done_bytes": *[1-9][0-9]\{7\}' killed.err
+	wait_until 60 grep -q '"done_bytes": *[1-9][0-9]\{7\}' killed.err
 	kill -s $signal "$NBD_PID"
 	status=0
 	finish "$round" || status=$?

@@ -7,7 +7,7 @@
 # timeout: 300
 . "$(dirname "$0")/functions.sh"
 requires openssl jq
-STATES=48
+STATES=40
 
 cut=$WHERRY_TEST_TOOLS/power_cut
 recorder=$WHERRY_TEST_TOOLS/preload_record.so
@@ -39,7 +39,8 @@ made1=$(records)
 random_range source 512K 1M second
 cp source kept2
 expect_exit 0 recorded wherry sync source web01 --progress=none --label two
-promises+=("$(records) $never web01@2 kept2")
+made2=$(records)
+promises+=("$made2 $never web01@2 kept2")
 expect_exit 0 recorded wherry sync kept1 other --progress=none
 promises+=("$(records) $never other@1 kept1")
 promises+=("$made1 $(records) web01@1 kept1")
@@ -128,7 +129,17 @@ check_state() {
 			wrong=1
 		fi
 	fi
-	# On with the work: a round, and all as before.
+	# On with the work, with the source as it was then: a round, and all as before.
+	if ((at < made1)); then
+		file=kept1
+	elif ((at < made2)); then
+		file=kept2
+	elif ((at < ended3)); then
+		file=kept3
+	else
+		file=kept5
+	fi
+	cp "$file" source
 	if ! wherry sync source web01 --progress=none --json >"$WORK/round" 2>"$WORK/state.err"; then
 		echo "no round goes on: $(cat "$WORK/state.err")"
 		return 1

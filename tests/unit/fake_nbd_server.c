@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 enum {
-	OPTION_EXPORT_NAME = 1,
 	OPTION_ABORT = 2,
 	OPTION_LIST = 3,
 	OPTION_GO = 7,
@@ -27,7 +26,6 @@ enum {
 	REPLY_INFO = 3,
 	REPLY_CONTEXT = 4,
 	COMMAND_READ = 0,
-	COMMAND_DISCONNECT = 2,
 	COMMAND_STATUS = 7,
 	CHUNK_NONE = 0,
 	CHUNK_DATA = 1,

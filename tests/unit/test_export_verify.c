@@ -726,7 +726,6 @@ static void a_stop_is_obeyed_soon(void **state)
 	assert_contains(failure.message, "standard output: export stopped");
 	assert_contains(failure.message, "holds only a part");
 	assert_int_equal(failure.code, -EINTR);
-	unwatch(&watched);
 	assert_int_equal(close(ends[0]), 0);
 	assert_int_equal(close(ends[1]), 0);
 
@@ -735,7 +734,6 @@ static void a_stop_is_obeyed_soon(void **state)
 	watch(&watched, 200);
 	assert_int_equal(export_to(store, "d@1", in_folder("lonely"), -1, &watched, &report, &failure), -EINTR);
 	assert_stopped_soon(&watched);
-	unwatch(&watched);
 
 	/* a slow store: a new file is gone afterwards, one that was there is not */
 	store_fake_delay(store, STORE_FAKE_READ_CHUNK, 20);
@@ -743,7 +741,6 @@ static void a_stop_is_obeyed_soon(void **state)
 	assert_int_equal(export_to(store, "d@1", path, -1, &watched, &report, &failure), -EINTR);
 	assert_stopped_soon(&watched);
 	assert_false(is_there(path));
-	unwatch(&watched);
 	write_file(path, bytes, 100);
 	watch(&watched, 300);
 	assert_int_equal(export_to(store, "d@1", path, -1, &watched, &report, &failure), -EINTR);
@@ -1533,7 +1530,6 @@ static void verifying_stops_soon(void **state)
 	assert_int_equal(verify_with(store, "d@1", path, false, &watched, &report, &failure), -EINTR);
 	assert_stopped_soon(&watched);
 	assert_int_equal(failure.code, 0);
-	unwatch(&watched);
 	store_close(store);
 }
 

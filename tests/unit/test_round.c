@@ -129,7 +129,7 @@ static bool chunk_equals(struct store_view *view, struct store_scratch *scratch_
 	assert_int_equal(pread(fd, expected, len_bytes, (off_t)off_bytes), len_bytes);
 	if (entry->kind != STORE_MAP_CHUNK)
 		return bytes_are_zero(expected, len_bytes);
-	assert_int_equal(store_view_read_chunk(view, scratch_of, entry->chunk, actual, len_bytes, true, NULL), 0);
+	assert_int_equal(store_view_read_chunk(view, scratch_of, entry->chunk, actual, len_bytes, false, NULL), 0);
 	return memcmp(expected, actual, len_bytes) == 0;
 }
 
@@ -299,10 +299,10 @@ static bool survives(const struct blow *blow)
 	if (outcome.result < 0 && !blow->power)
 		assert_int_equal(outcome.result, blow->code);
 	assert_true(fell || outcome.result == 0);
-	if (outcome.result == 0)
-		assert_true(content_equals(store, outcome.image, source_path));
-	assert_true(check_images(store) >= 1);
-	run_good_round(store);
+	assert_true(content_equals(store, 1, kept_path));
+	outcome = run_round(store);
+	assert_int_equal(outcome.result, 0);
+	assert_true(content_equals(store, 0, source_path));
 	assert_true(check_images(store) >= 2);
 	assert_int_equal(last_round(store).state, ROUND_DONE);
 	store_close(store);
@@ -429,7 +429,7 @@ static void make_large_source(void)
 	fd = open(source_path, O_RDWR | O_CLOEXEC);
 	assert_true(fd >= 0 && block != NULL);
 	assert_int_equal(pread(fd, block, MIB, 0), MIB);
-	for (uint64_t i = 1; i < 1100; i++)
+	for (uint64_t i = 1; i < 600; i++)
 		assert_int_equal(pwrite(fd, block, MIB, (off_t)(i * MIB)), MIB);
 }
 
@@ -443,11 +443,11 @@ static void what_a_checkpoint_had_is_not_read_again(void **state)
 
 		store_fake_cut_power_at(store, STORE_FAKE_COMMIT, 2, (enum store_fake_when)when);
 		assert_int_equal(run_round(store).result, -EIO);
-		assert_true(last_round(store).counts.done >= (when == STORE_FAKE_BEFORE ? 400 : 900) * (uint64_t)MIB);
+		assert_true(last_round(store).counts.done >= (when == STORE_FAKE_BEFORE ? 400 : 600) * (uint64_t)MIB);
 		outcome = run_good_round(store);
 		assert_true(outcome.resumed);
 		/* all that was read, in both runs: what was lost is read twice and counted once */
-		assert_true(outcome.counts.read <= 1101 * (uint64_t)MIB);
+		assert_true(outcome.counts.read <= 601 * (uint64_t)MIB);
 		store_close(store);
 	}
 }
