@@ -90,14 +90,20 @@ sync_disk source web03
 expect_number "$(json_get .stored_bytes) < $MIB" "stored once for the next one"
 check_export web03@1 kept
 
-say "one behind the other: stored once"
+say "one behind the other: what the first has made sure of is not stored again"
 make_store
 random_file source $SIZE behind
 cp source kept
 slow_round source web01
 one=$PID
+has_done_some() {
+	(($(wherry rounds web01 --json | jq '.rounds[0].done_bytes') >= 3 * MIB))
+}
+wait_until 30 has_done_some # as of its last checkpoint
+is_running web01 || die "the first has ended early"
 sync_disk source web02
 second=$(json_get .stored_bytes)
+expect_number "$second <= $SIZE - 3 * $MIB + 256 * 1024" "stored by the second"
 hurry "$one" web01
 first=$(json_get .stored_bytes "$WORK/round-web01")
 say "  $first and $second bytes stored"

@@ -31,25 +31,26 @@ expect_number "$(json_get .left_out_bytes) >= 15 * $MIB" "deleted garbage is lef
 expect_exit 0 wherry export clean@1 exported
 ! cmp -s clean.img exported || die "deleted garbage is in the image of a clean file system"
 
-# read_whole NAME: nothing of the image NAME.img is left out.
+# read_whole NAME WHY: nothing of the image NAME.img is left out, and that is said.
 read_whole() {
 	sync_disk "$1.img" "$1"
-	! grep -q warning stderr || die "$1: nothing to be warned of: $(cat stderr)"
+	grep -qE "^wherry: the ext4 is read whole.*: $2" stderr || die "not a word about why it is read whole: $(cat stderr)"
+	expect_equal 1 "$(wc -l <stderr)" "lines about $1: $(cat stderr)"
 	expect_equal "0 $(size_of "$1.img")" "$(json_get '"\(.left_out_bytes) \(.size_bytes)"')" "all of $1 is read"
 	check_export "$1@1" "$1.img"
 }
 
-while IFS='|' read -r name command; do
+while IFS='|' read -r name command why; do
 	say "$name"
 	cp --sparse=always clean.img "$name.img"
 	debug "$name.img" "$command"
-	read_whole "$name"
+	read_whole "$name" "$why"
 	rm "$name.img"
 done <<-'END'
-	needs-recovery|feature needs_recovery
-	not-valid|set_super_value state 0
-	with-errors|set_super_value state 3
-	with-orphans|set_super_value last_orphan 12
+	needs-recovery|feature needs_recovery|not cleanly unmounted
+	not-valid|set_super_value state 0|not cleanly unmounted
+	with-errors|set_super_value state 3|it has errors
+	with-orphans|set_super_value last_orphan 12|.*orphan
 END
 
 say "copied while it was mounted"
@@ -62,7 +63,7 @@ sync -f mnt
 random_file mnt/just-now 100K just-now
 sync mnt/just-now
 cp --sparse=always live.img snapshot.img
-read_whole snapshot
+read_whole snapshot "not cleanly unmounted"
 expect_exit 0 wherry export snapshot@1 exported
 attach_loop exported
 mount_at mnt-exported "$LOOP" # replays the journal
@@ -75,7 +76,8 @@ e2fsck -fn exported >e2fsck.log 2>&1 || die "not clean after its journal was rep
 # check_fuzzy SOURCE DISK
 check_fuzzy() {
 	sync_disk "$1" "$2"
-	expect_equal 1 "$(wc -l <stderr)" "lines about $1, which is mounted: $(cat stderr)"
+	expect_equal 1 "$(grep -c warning stderr)" "warnings about $1, which is mounted: $(cat stderr)"
+	grep -qE "^wherry: the ext4 is read whole.*: mounted" stderr || die "not a word about why it is read whole"
 	grep -qE "^wherry: warning: .*$1.*in use.*mnt.*fuzzy" stderr || die "no such warning: $(cat stderr)"
 	expect_equal "fuzzy true 0" "$(json_get '"\(.consistency) \(.fuzzy_because | contains("mnt")) \(.left_out_bytes)"')"
 	expect_exit 0 wherry images "$2" --json
@@ -127,7 +129,9 @@ for number in 1 2; do
 done
 mount_partition two.img 2 mnt
 sync_disk two.img two
-expect_equal 1 "$(wc -l <stderr)" "one line: $(cat stderr)"
+expect_equal 1 "$(grep -c warning stderr)" "warnings: $(cat stderr)"
+grep -qE '^wherry: partition 2 \(ext4\) is read whole.*: mounted' stderr || die "not a word about partition 2: $(cat stderr)"
+! grep -q 'partition 1' stderr || die "partition 1 is not read whole: $(cat stderr)"
 expect_equal fuzzy "$(json_get .consistency)"
 expect_number "$(json_get .left_out_bytes) >= 15 * $MIB" "unused blocks of the first partition are left out"
 json_get '.left_out[].why' | grep -q '^partition 1: ' || die "partition 1 is not by its map"

@@ -3,7 +3,6 @@
 # Compression levels and rates: whatever they are, what comes out is what went in; a higher level makes it no larger,
 # a limit makes it slower, and both can be changed while a round runs.
 # timeout: 240
-# tsan: yes
 . "$(dirname "$0")/functions.sh"
 requires openssl jq basenc
 

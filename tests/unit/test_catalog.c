@@ -138,7 +138,8 @@ static void log_stays_short(void **state)
 		for (unsigned i = 0; i < 512; i++) {
 			change.first = (uint64_t)i * CATALOG_PAGE_ENTRIES * 7;
 			change.kind = n % 2 == 0 ? CATALOG_ZERO : CATALOG_NOTHING;
-			assert_done(catalog_map_update(two->a, &disk, &change, 1, &changed, &newly_changed, &failure), &failure);
+			assert_done(catalog_map_update(two->a, &disk, &change, 1, &changed, &newly_changed, &failure),
+				    &failure);
 		}
 		for (unsigned i = 0; i < 1000; i++)
 			(void)catalog_fixture_chunk(&two->fixture, two->a);
@@ -1512,6 +1513,33 @@ static void loosen(struct catalog *catalog)
 	}
 }
 
+static void forget_chunk_pages(struct catalog *catalog)
+{
+	for (size_t i = 0; i < CHUNK_CACHE_SLOTS; i++)
+		catalog->chunk_cache[i].is_loaded = false;
+}
+
+/* Whether a column that holds something else in its first rows is noticed by anybody. Everything is as before
+ * afterwards. */
+static bool is_noticed(struct catalog *catalog, const char *table, const char *column, const char *value)
+{
+	char sql[300];
+	bool is_bad;
+
+	(void)snprintf(sql, sizeof(sql),
+		       "CREATE TABLE kept AS SELECT * FROM \"%1$s\"; UPDATE \"%1$s\" SET \"%2$s\"=%3$s "
+		       "WHERE rowid IN (SELECT rowid FROM \"%1$s\" LIMIT 3)",
+		       table, column, value);
+	catalog_fixture_execute(catalog, sql);
+	forget_chunk_pages(catalog); /* a commit of another handle would have done that */
+	is_bad = probe_all(catalog) > 0;
+	(void)snprintf(sql, sizeof(sql),
+		       "DELETE FROM \"%1$s\"; INSERT INTO \"%1$s\" SELECT * FROM kept; DROP TABLE kept", table);
+	catalog_fixture_execute(catalog, sql);
+	forget_chunk_pages(catalog);
+	return is_bad;
+}
+
 static void bad_values_are_noticed(void **state)
 {
 	static const struct {
@@ -1538,33 +1566,13 @@ static void bad_values_are_noticed(void **state)
 	assert_int_equal(probe_all(two->a), 0);
 	for (size_t c = 0; c < sizeof(columns) / sizeof(columns[0]); c++) {
 		for (size_t v = 0; v < sizeof(values) / sizeof(values[0]); v++) {
-			char sql[200];
+			bool may_pass = values[v].excuses == -1 || (columns[c].flags & values[v].excuses) != 0;
 
-			(void)snprintf(sql, sizeof(sql), "SAVEPOINT s; UPDATE \"%s\" SET \"%s\"=%s; RELEASE s",
-				       columns[c].table, columns[c].column, values[v].value);
-			catalog_fixture_execute(
-				two->a, "CREATE TEMP TABLE kept AS SELECT rowid AS r, * FROM main.disk WHERE 0");
-			catalog_fixture_execute(two->a, "DROP TABLE temp.kept");
-			char keep[200];
-			(void)snprintf(keep, sizeof(keep), "CREATE TABLE kept AS SELECT * FROM \"%s\"",
-				       columns[c].table);
-			catalog_fixture_execute(two->a, keep);
-			catalog_fixture_execute(two->a, sql);
-			two->a->cache_version = -1; /* forget chunk pages: this is another's doing */
-			for (size_t i = 0; i < CHUNK_CACHE_SLOTS; i++)
-				two->a->chunk_cache[i].is_loaded = false;
-			if (probe_all(two->a) == 0 && (columns[c].flags & values[v].excuses) == 0 &&
-			    values[v].excuses != -1)
+			if (!is_noticed(two->a, columns[c].table, columns[c].column, values[v].value) && !may_pass)
 				fail_msg("%s.%s = %s went unnoticed", columns[c].table, columns[c].column,
 					 values[v].value);
-			(void)snprintf(keep, sizeof(keep),
-				       "DELETE FROM \"%1$s\"; INSERT INTO \"%1$s\" SELECT * FROM kept; DROP TABLE kept",
-				       columns[c].table);
-			catalog_fixture_execute(two->a, keep);
 		}
 	}
-	for (size_t i = 0; i < CHUNK_CACHE_SLOTS; i++)
-		two->a->chunk_cache[i].is_loaded = false;
 	assert_int_equal(probe_all(two->a), 0);
 }
 
