@@ -65,7 +65,10 @@ enum statement {
 	STATEMENT_COUNT,
 };
 
-enum { CHUNK_PAGE_ENTRIES = 256, STORED_MOST_BYTES = INT32_MAX };
+#ifndef CHUNK_PAGE_ENTRIES
+#define CHUNK_PAGE_ENTRIES 256
+#endif
+enum { STORED_MOST_BYTES = INT32_MAX };
 struct chunk_page {
 	uint64_t number; /* chunk ids number * CHUNK_PAGE_ENTRIES … */
 	bool is_dirty;
@@ -73,7 +76,7 @@ struct chunk_page {
 	struct catalog_location chunks[CHUNK_PAGE_ENTRIES]; /* stored_bytes 0: no such chunk */
 };
 /* Chunk pages being worked on, by page number; direct-mapped. Dirty ones are written when they're displaced and at commit. */
-enum { CHUNK_CACHE_SLOTS = 128 };
+enum { CHUNK_CACHE_SLOTS = 32768 / CHUNK_PAGE_ENTRIES };
 
 /* What a transaction did to live_bytes of segments, summed up until commit. */
 struct live_change {

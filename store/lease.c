@@ -226,7 +226,7 @@ int lease_take(int locks_fd, const char *name, enum lease_mode mode, const char 
 		int result;
 		int named;
 
-		if (fd == -EROFS && !is_exclusive) {
+		if (fd == -EROFS) { /* nobody can change anything there, with a lease or without */
 			*ret_lease = LEASE_NONE;
 			return 0;
 		}

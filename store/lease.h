@@ -32,8 +32,8 @@ struct lease {
 /*
  * Takes the lease `name` in the folder locks_fd without waiting (31 ms at most: a look by lease_is_held()
  * holds the lock for an instant, which must not pass for a holder). Creates the file, mode 0644, where it is missing.
- * On a read-only file system a shared lease whose file can't be created is given as LEASE_NONE, with 0: nobody can
- * delete anything there either. `holder` is who we are, used for exclusive leases only; NULL leaves no line.
+ * On a read-only file system a lease whose file can't be opened as needed is given as LEASE_NONE, with 0: nobody can
+ * change anything there. `holder` is who we are, used for exclusive leases only; NULL leaves no line.
  * -EWOULDBLOCK when somebody else has it; *ret_holder (may be NULL) is then who (of several that share it, one), or NULL if unknown; caller frees; no
  * message is written in this case, since only the caller knows what is locked. Other errors with a message.
  */

@@ -27,7 +27,7 @@ enum { FORMAT = 1, JSON_MOST_BYTES = 65536, READER_MOST_OPEN = 64 };
 /* ---- making ---- */
 
 static const char *const own_names[] = { "segments", "journal", "locks", "catalog.db", "catalog.db-wal",
-					 "catalog.db-shm", "wherry.json.new", "lost+found" };
+					 "catalog.db-shm", "catalog.db-journal", "wherry.json.new", "lost+found" };
 
 static bool is_own_name(const char *name)
 {
@@ -132,12 +132,12 @@ static int sync_parent(const char *path, struct failure *failure)
 static int fill_folder(int folder_fd, const char *path, uint32_t chunk_bytes, struct failure *failure)
 {
 	static const char *const folders[] = { "segments", "journal", "locks" };
-	static const char *const leftovers[] = { "catalog.db", "catalog.db-wal", "catalog.db-shm" };
+	static const char *const leftovers[] = { "catalog.db", "catalog.db-wal", "catalog.db-shm", "catalog.db-journal" };
 	int result = 0;
 
 	for (size_t i = 0; result == 0 && i < 3; i++)
 		result = make_folder(folder_fd, path, folders[i], failure);
-	for (size_t i = 0; result == 0 && i < 3; i++)
+	for (size_t i = 0; result == 0 && i < sizeof(leftovers) / sizeof(leftovers[0]); i++)
 		if (unlinkat(folder_fd, leftovers[i], 0) < 0 && errno != ENOENT)
 			result = fail_errno(failure, -errno, "file %s/%s", path, leftovers[i]);
 	if (result == 0)
@@ -256,8 +256,9 @@ static int check_can_write(struct local_store *local, const char *path, struct f
 
 	if (fstatvfs(local->folder_fd, &file_system) == 0 && (file_system.f_flag & ST_RDONLY) != 0)
 		return fail(failure, -EROFS, "store %s: its file system is read-only; mount it read-write to change the store", path);
-	if (faccessat(local->folder_fd, "segments", W_OK, AT_EACCESS) < 0 ||
-	    faccessat(local->folder_fd, "catalog.db", W_OK, AT_EACCESS) < 0)
+	if ((faccessat(local->folder_fd, "segments", W_OK, AT_EACCESS) < 0 ||
+	     faccessat(local->folder_fd, "catalog.db", W_OK, AT_EACCESS) < 0) &&
+	    errno != ENOENT) /* whoever opens what is missing says so */
 		return fail_errno(failure, -errno, "store %s: may not be written by this user", path);
 	return 0;
 }
@@ -267,6 +268,7 @@ static void local_close(struct store *store)
 	struct local_store *local = local_of(store);
 
 	segment_writer_close(local->segment);
+	local_close_full_locked(local);
 	for (size_t i = 0; i < local->pool_count; i++)
 		catalog_close(local->pool[i]);
 	catalog_close(local->writer);

@@ -41,12 +41,7 @@ struct pending {
 	size_t index_size;
 };
 
-struct sealed_segment {
-	uint32_t number;
-	uint64_t length_bytes;
-};
-
-enum { POOL_MOST = 16, SEALED_MOST = 64 };
+enum { POOL_MOST = 16, FULL_MOST = 8 };
 
 struct local_store {
 	struct store base;
@@ -60,8 +55,10 @@ struct local_store {
 	struct catalog *writer; /* NULL when read_only */
 	struct segment_writer *segment;
 	bool segment_is_dirty;	/* appended to since its last sync */
-	struct sealed_segment sealed[SEALED_MOST]; /* full, durable, and not marked as sealed in the catalog yet */
-	size_t sealed_count;
+	/* Full and durable, and the catalog doesn't know yet: their writers stay open, since the lock on the file is what keeps other processes from cutting off
+	 * what the catalog has not heard of. */
+	struct segment_writer *full[FULL_MOST];
+	size_t full_count;
 	struct store_scratch *log_scratch;
 
 	struct pending pending;
@@ -125,6 +122,7 @@ int local_log_locked(struct local_store *local, struct catalog_disk *disk, struc
 /* Makes appended records durable (R2), notes lengths of segments, commits. On failure everything is rolled back. */
 int local_end_locked(struct local_store *local, struct failure *failure);
 void local_abandon_locked(struct local_store *local);
+void local_close_full_locked(struct local_store *local);
 
 int local_find_chunks(struct store *store, const uint8_t (*digests)[DIGEST_BYTES], size_t count,
 		      store_chunk *ret_chunks, struct failure *failure);

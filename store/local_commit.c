@@ -31,29 +31,30 @@ enum { TAG_CANDIDATES = 8 };
 
 /* ---- segments ---- */
 
-/* The current segment is full: synced and closed; the catalog hears of it with the next commit. */
+/* The current segment is full: durable, and kept open until a commit has told the catalog. */
 static int retire_segment_locked(struct local_store *local, struct failure *failure)
 {
 	int result = segment_writer_sync(local->segment, failure);
 
 	if (result < 0)
 		return result;
-	assert(local->sealed_count < SEALED_MOST);
-	local->sealed[local->sealed_count++] = (struct sealed_segment){
-		.number = segment_writer_number(local->segment),
-		.length_bytes = segment_writer_bytes(local->segment),
-	};
-	segment_writer_close(local->segment);
-	local->segment = NULL;
+	assert(local->full_count < FULL_MOST);
+	local->full[local->full_count++] = take_ptr(local->segment);
 	local->segment_is_dirty = false;
 	return 0;
 }
 
+void local_close_full_locked(struct local_store *local)
+{
+	while (local->full_count > 0)
+		segment_writer_close(local->full[--local->full_count]);
+}
+
 static int update_segment_rows_locked(struct local_store *local, struct failure *failure)
 {
-	for (size_t i = 0; i < local->sealed_count; i++) {
-		int result = catalog_segment_update(local->writer, local->sealed[i].number, local->sealed[i].length_bytes,
-						    true, failure);
+	for (size_t i = 0; i < local->full_count; i++) {
+		int result = catalog_segment_update(local->writer, segment_writer_number(local->full[i]),
+						    segment_writer_bytes(local->full[i]), true, failure);
 		if (result < 0)
 			return result;
 	}
@@ -74,11 +75,8 @@ static int adopt_segment_locked(struct local_store *local, struct failure *failu
 		return result;
 	for (size_t i = 0; i < count && local->segment == NULL; i++) {
 		struct failure why = { .code = 0 };
-		bool is_ours = false;
 
-		for (size_t n = 0; n < local->sealed_count; n++)
-			is_ours |= local->sealed[n].number == list[i].number;
-		if (is_ours || list[i].length_bytes >= SEGMENT_ROLL_BYTES)
+		if (list[i].length_bytes >= SEGMENT_ROLL_BYTES)
 			continue;
 		if (list[i].length_bytes == 0)
 			result = segment_writer_create(local->segments_fd, local->id, list[i].number, &local->segment, &why);
@@ -128,8 +126,8 @@ static int ensure_segment_locked(struct local_store *local, struct failure *fail
 	int result = 0;
 
 	if (local->segment != NULL && segment_writer_bytes(local->segment) >= SEGMENT_ROLL_BYTES) {
-		if (local->sealed_count == SEALED_MOST) {
-			/* somebody puts 4 GiB without a commit: the catalog hears of the full segments now */
+		if (local->full_count == FULL_MOST) {
+			/* somebody puts half a GiB without a commit: the catalog hears of the full segments now */
 			result = local_begin_locked(local, failure);
 			return result < 0 ? result : local_end_locked(local, failure);
 		}
@@ -148,7 +146,7 @@ int local_begin_locked(struct local_store *local, struct failure *failure)
 
 	if (local->segment == NULL)
 		result = new_segment_locked(local, failure);
-	else if (segment_writer_bytes(local->segment) >= SEGMENT_ROLL_BYTES && local->sealed_count < SEALED_MOST)
+	else if (segment_writer_bytes(local->segment) >= SEGMENT_ROLL_BYTES && local->full_count < FULL_MOST)
 		result = ensure_segment_locked(local, failure);
 	return result < 0 ? result : catalog_begin(local->writer, failure);
 }
@@ -215,7 +213,7 @@ int local_end_locked(struct local_store *local, struct failure *failure)
 		local_abandon_locked(local);
 		return result;
 	}
-	local->sealed_count = 0;
+	local_close_full_locked(local);
 	return 0;
 }
 

@@ -56,7 +56,7 @@ struct span {
 
 struct slot {
 	struct span span;
-	uint8_t *buffer; /* SPAN_BYTES */
+	uint8_t *buffer; /* SPAN_BYTES + EXPORT_ALIGN_BYTES, aligned; see bytes_of() */
 	bool is_ready;
 };
 
@@ -209,6 +209,12 @@ static int count_data(struct job *job, struct failure *failure)
 
 /* ------------------------------------------------------------------ workers */
 
+/* Where the span's bytes are in its buffer: on the target's grid, wherever a partition begins. */
+static uint8_t *bytes_of(const struct job *job, const struct slot *slot)
+{
+	return slot->buffer + (slot->span.off_bytes - job->first_bytes) % EXPORT_ALIGN_BYTES;
+}
+
 /* One chunk of the span, or the part of it that lies in the span, to where it belongs in the buffer. */
 static int read_chunk(struct worker *worker, const struct span *span, unsigned number, uint8_t *buffer,
 		      struct failure *failure)
@@ -229,14 +235,16 @@ static int read_chunk(struct worker *worker, const struct span *span, unsigned n
 	return error;
 }
 
-static int read_span(struct worker *worker, const struct span *span, uint8_t *buffer, struct failure *failure)
+static int read_span(struct worker *worker, const struct slot *slot, struct failure *failure)
 {
 	struct job *job = worker->job;
+	const struct span *span = &slot->span;
 
 	store_view_prefetch(job->view, span->chunks, span->chunk_count);
 	for (unsigned i = 0; i < span->chunk_count; i++) {
-		int error =
-			operation_is_stopped(job->operation) ? -EINTR : read_chunk(worker, span, i, buffer, failure);
+		int error = operation_is_stopped(job->operation)
+				    ? -EINTR
+				    : read_chunk(worker, span, i, bytes_of(job, slot), failure);
 
 		if (error < 0)
 			return error;
@@ -253,7 +261,7 @@ static int write_span(struct job *job, const struct slot *slot, struct export_tr
 	int error;
 
 	if (span->chunk_count > 0)
-		error = export_target_write(job->target, trail, slot->buffer, (size_t)span->len_bytes, off_bytes,
+		error = export_target_write(job->target, trail, bytes_of(job, slot), (size_t)span->len_bytes, off_bytes,
 					    failure);
 	else
 		error = export_target_zero(job->target, span->len_bytes, off_bytes, failure);
@@ -307,7 +315,7 @@ static void *run_worker(void *opaque)
 	int error = 0;
 
 	while (error == 0 && take_work(worker)) {
-		error = read_span(worker, &worker->slot->span, worker->slot->buffer, &failure);
+		error = read_span(worker, worker->slot, &failure);
 		if (error == 0)
 			error = write_span(job, worker->slot, &worker->trail, &failure);
 	}
@@ -325,7 +333,7 @@ static void *run_stream_worker(void *opaque)
 	struct slot *slot;
 
 	while ((slot = take_slot(job)) != NULL) {
-		int error = read_span(worker, &slot->span, slot->buffer, &failure);
+		int error = read_span(worker, slot, &failure);
 
 		if (error < 0) {
 			fail_job(job, error, &failure);
@@ -400,8 +408,8 @@ static int set_up_job(struct job *job, struct failure *failure)
 	job->worker_count = crew_cores(MOST_WORKERS);
 	job->slot_count = job->is_stream ? 2 * job->worker_count : job->worker_count;
 	for (unsigned i = 0; i < job->slot_count; i++) {
-		job->slots[i].buffer = malloc(SPAN_BYTES);
-		if (job->slots[i].buffer == NULL)
+		if (posix_memalign((void **)&job->slots[i].buffer, EXPORT_ALIGN_BYTES,
+				   SPAN_BYTES + EXPORT_ALIGN_BYTES) != 0)
 			return fail(failure, -ENOMEM, "export: out of memory");
 	}
 	for (unsigned i = 0; i < job->worker_count && error == 0; i++)

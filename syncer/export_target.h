@@ -50,6 +50,10 @@ struct export_trail {
 	uint64_t started_end_bytes;
 };
 
+/* Buffers should lie on this grid as offsets do: (buffer - offset) % EXPORT_ALIGN_BYTES == 0. Others work and are
+ * slower. */
+enum { EXPORT_ALIGN_BYTES = 4096 };
+
 /* Inside the content. `trail` is not used by a stream. */
 int export_target_write(struct export_target *target, struct export_trail *trail, const void *buffer, size_t len_bytes,
 			uint64_t off_bytes, struct failure *failure);

@@ -2,17 +2,24 @@
 /*
  * What a catalog costs: a simulated disk, all of it mapped, through the code that real disks go through.
  *
- *     bench_catalog FOLDER GIB [IMAGES [ascending]]
+ *     bench_catalog FOLDER GIB [images=N] [ascending] [page=BYTES]
  *
- * Makes FOLDER/catalog.db with one disk of so many GiB at 64 KiB a chunk: chunks with random tags, stored lengths as compressed files have them, random
- * fingerprints, in commits of 4,096 as a round makes them, a log entry each. Then images, each after a thousandth of the
- * disk has changed in scattered places; deletion of one in the middle; opening and one random place, live and in an old image; a walk over all of it.
+ * Makes FOLDER/catalog.db with one disk of so many GiB at 64 KiB a chunk: chunks with random tags, stored lengths as
+ * compressed files have them, random fingerprints, in commits of 4,096 as a round makes them, a log entry each. Then
+ * images, each after a thousandth of the disk has changed, half of it in the same scattered places every time; then a
+ * round that changes every fiftieth chunk; opening and one random place, live and in an old image; walks over all of
+ * it; the deletion of an image in the middle.
  *
- * "ascending": tags that ascend instead of random ones. Then the index by digest is filled from one end, which takes a tenth of the time and, at ten TiB, makes the
- * difference between minutes and hours. Its pages are full then, while random ones are filled to two thirds: its size is to be taken from a
- * smaller run with random tags. Everything else is the same.
+ * "ascending": tags that ascend instead of random ones. Then the index by digest is filled from one end, which takes a
+ * tenth of the time and, at ten TiB, makes the difference between minutes and hours. Its pages are full then, while
+ * random ones are filled to two thirds: its size is to be taken from a smaller run with random tags. Everything else is
+ * the same.
  *
- * The commits are not durable here (synchronous is off): what is measured is work and size, not the disk. Prints a line for each measure.
+ * "page": the page size of the database, 4096 in real catalogs.
+ *
+ * The commits are not durable here (synchronous is off): what is measured is work and size, not the disk. What is
+ * measured after the rounds runs in processes of its own, so that each has its own peak of memory. Prints a line for
+ * each measure.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,12 +29,13 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "catalog/internal.h"
 
-enum { CHUNK_BYTES = 65536, COMMIT_CHUNKS = 4096, SEGMENT_BYTES = 64 << 20 };
+enum { CHUNK_BYTES = 65536, COMMIT_CHUNKS = 4096, SEGMENT_BYTES = 64 << 20, IMAGES_AT_ONCE = 21 };
 
 struct bench {
 	struct catalog *catalog;
@@ -39,6 +47,9 @@ struct bench {
 	uint32_t segment_at;
 	uint64_t random;
 	uint64_t ascending_tag; /* 0: random ones */
+	uint64_t wal_pages;	/* written to the write-ahead log */
+	unsigned page_bytes;
+	unsigned images;
 };
 
 static double now(void)
@@ -110,7 +121,8 @@ static uint64_t add_chunk(struct bench *bench)
 	if (bench->ascending_tag != 0)
 		location.tag = bench->ascending_tag++;
 	if (bench->segment_at > SEGMENT_BYTES) {
-		must(catalog_segment_update(bench->catalog, bench->segment, bench->segment_at, true, &failure), &failure);
+		must(catalog_segment_update(bench->catalog, bench->segment, bench->segment_at, true, &failure),
+		     &failure);
 		must(catalog_segment_insert(bench->catalog, &bench->segment, &failure), &failure);
 		bench->segment_at = 0;
 	}
@@ -140,12 +152,28 @@ static void commit_changes(struct bench *bench, uint64_t first, uint64_t step, s
 		for (size_t n = 0; n < CATALOG_FINGERPRINT_BYTES; n += 8)
 			bytes_put_le64(changes[i].fingerprint + n, next_random(bench));
 	}
-	must(catalog_map_update(bench->catalog, &bench->disk, changes, count, &changed, &newly_changed, &failure), &failure);
+	must(catalog_map_update(bench->catalog, &bench->disk, changes, count, &changed, &newly_changed, &failure),
+	     &failure);
 	entry.sequence = ++bench->disk.log_sequence;
 	entry.segment = bench->segment;
 	must(catalog_log_insert(bench->catalog, &entry, &failure), &failure);
 	must(catalog_disk_update(bench->catalog, &bench->disk, &failure), &failure);
+	int before = bench->catalog->wal_pages;
 	must(catalog_commit(bench->catalog, &failure), &failure);
+	int after = bench->catalog->wal_pages; /* it starts over when all of it was moved into the database */
+	bench->wal_pages += (uint64_t)(after > before ? after - before : after);
+}
+
+static uint64_t database_bytes(struct bench *bench)
+{
+	struct failure failure = {.code = 0};
+	uint64_t bytes = 0;
+
+	if (sqlite3_wal_checkpoint_v2(bench->catalog->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) != SQLITE_OK)
+		exit(1);
+	bench->catalog->wal_pages = 0;
+	must(catalog_size(bench->catalog, &bytes, &failure), &failure);
+	return bytes;
 }
 
 static double make_image(struct bench *bench)
@@ -179,25 +207,64 @@ static void fill(struct bench *bench)
 		     (double)bench->chunks / (now() - started));
 }
 
-static void make_images(struct bench *bench, unsigned images)
+/* A thousandth of the disk, in ascending order, spread over all of it; every other place is the same in every round. */
+static void change_a_thousandth(struct bench *bench, unsigned round)
 {
-	double image_most = 0;
+	uint64_t changes = bench->chunks / 1000;
+
+	for (uint64_t done = 0; done < changes; done += COMMIT_CHUNKS) {
+		uint64_t count = changes - done < COMMIT_CHUNKS ? changes - done : COMMIT_CHUNKS;
+		bool is_hot = done / COMMIT_CHUNKS % 2 == 0;
+
+		commit_changes(bench, (done * 1000 + (is_hot ? 0 : round * 7)) % (bench->chunks - count * 999), 997,
+			       count);
+	}
+}
+
+static void make_images(struct bench *bench)
+{
 	double change_seconds = 0;
 
-	for (unsigned i = 0; i < images; i++) {
-		double seconds = make_image(bench);
+	for (unsigned i = 0; i < bench->images; i++) {
+		(void)make_image(bench);
 		double started = now();
-		uint64_t changes = bench->chunks / 1000;
-
-		image_most = seconds > image_most ? seconds : image_most;
-		for (uint64_t done = 0; done < changes; done += COMMIT_CHUNKS) {
-			uint64_t count = changes - done < COMMIT_CHUNKS ? changes - done : COMMIT_CHUNKS;
-
-			commit_changes(bench, (done * 1000 + i * 7) % (bench->chunks - count * 999), 997, count);
-		}
+		change_a_thousandth(bench, i);
 		change_seconds += now() - started;
 	}
-	(void)printf("image_most_ms %.2f\nround_of_0.1_percent_seconds %.2f\n", image_most * 1e3, change_seconds / images);
+	(void)printf("round_of_0.1_percent_seconds %.2f\n", change_seconds / bench->images);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+	double difference = *(const double *)a - *(const double *)b;
+
+	return difference < 0 ? -1 : difference > 0;
+}
+
+static void time_images(struct bench *bench)
+{
+	double seconds[IMAGES_AT_ONCE];
+
+	for (unsigned i = 0; i < IMAGES_AT_ONCE; i++)
+		seconds[i] = make_image(bench);
+	qsort(seconds, IMAGES_AT_ONCE, sizeof(seconds[0]), compare_doubles);
+	(void)printf("image_median_ms %.2f\nimage_most_ms %.2f\n", seconds[IMAGES_AT_ONCE / 2] * 1e3,
+		     seconds[IMAGES_AT_ONCE - 1] * 1e3);
+}
+
+static void change_every_fiftieth(struct bench *bench)
+{
+	uint64_t bytes = database_bytes(bench), changes = bench->chunks / 50;
+	double started = now();
+
+	bench->wal_pages = 0;
+	for (uint64_t done = 0; done < changes; done += COMMIT_CHUNKS)
+		commit_changes(bench, done * 50, 50, changes - done < COMMIT_CHUNKS ? changes - done : COMMIT_CHUNKS);
+	(void)printf("round_of_2_percent_seconds %.2f\n", now() - started);
+	(void)printf("round_of_2_percent_log_bytes_per_change %.0f\n",
+		     (double)bench->wal_pages * bench->page_bytes / (double)changes);
+	(void)printf("round_of_2_percent_growth_bytes_per_change %.1f\n",
+		     ((double)database_bytes(bench) - (double)bytes) / (double)changes);
 }
 
 static void delete_image(struct bench *bench, uint32_t number)
@@ -244,102 +311,189 @@ static void read_random(struct bench *bench, uint32_t generation, const char *na
 		if (generation == 0)
 			must(catalog_map_read(bench->catalog, bench->disk.id, number, &page, &failure), &failure);
 		else
-			must(catalog_map_read_at(bench->catalog, bench->disk.id, generation, number, &page, &failure), &failure);
-		must(catalog_chunk_get(bench->catalog, page.entries[next_random(bench) % CATALOG_PAGE_ENTRIES].chunk, &location,
-				       &failure),
+			must(catalog_map_read_at(bench->catalog, bench->disk.id, generation, number, &page, &failure),
+			     &failure);
+		must(catalog_chunk_get(bench->catalog, page.entries[next_random(bench) % CATALOG_PAGE_ENTRIES].chunk,
+				       &location, &failure),
 		     &failure);
 	}
 	(void)printf("%s_us %.0f\n", name, (now() - started) / TIMES * 1e6);
 }
 
-static void open_and_read(struct bench *bench)
+static void read_live(struct bench *bench)
 {
-	static struct catalog_page page;
-	struct failure failure = {.code = 0};
-	double started;
-
-	catalog_close(bench->catalog);
-	started = now();
-	open_catalog(bench);
-	must(catalog_map_read(bench->catalog, bench->disk.id, next_random(bench) % (bench->chunks / CATALOG_PAGE_ENTRIES), &page,
-			      &failure),
-	     &failure);
-	(void)printf("open_and_read_ms %.2f\n", (now() - started) * 1e3);
+	read_random(bench, 0, "read_live");
 }
 
-static void walk(struct bench *bench)
+static void read_oldest_image(struct bench *bench)
+{
+	read_random(bench, 1, "read_oldest_image");
+}
+
+static void read_one_place(struct bench *bench)
 {
 	static struct catalog_page page;
 	struct failure failure = {.code = 0};
-	uint64_t pages = 0;
+
+	must(catalog_map_read(bench->catalog, bench->disk.id,
+			      next_random(bench) % (bench->chunks / CATALOG_PAGE_ENTRIES), &page, &failure),
+	     &failure);
+}
+
+static void walk(struct bench *bench, uint32_t generation, const char *name)
+{
+	static struct catalog_page page;
+	struct failure failure = {.code = 0};
 	uint64_t mapped = 0;
 	double started = now();
 
 	for (uint64_t at = 0;; at++) {
-		must(catalog_map_next(bench->catalog, bench->disk.id, 0, at, &at, &failure), &failure);
+		must(catalog_map_next(bench->catalog, bench->disk.id, generation, at, &at, &failure), &failure);
 		if (at == UINT64_MAX)
 			break;
-		must(catalog_map_read(bench->catalog, bench->disk.id, at, &page, &failure), &failure);
+		must(generation == 0
+			     ? catalog_map_read(bench->catalog, bench->disk.id, at, &page, &failure)
+			     : catalog_map_read_at(bench->catalog, bench->disk.id, generation, at, &page, &failure),
+		     &failure);
 		for (unsigned i = 0; i < CATALOG_PAGE_ENTRIES; i++)
 			mapped += page.entries[i].kind == CATALOG_CHUNK;
-		pages++;
 	}
-	(void)printf("walk_seconds %.2f\nwalk_chunks_per_second %.0f\n", now() - started, (double)mapped / (now() - started));
+	(void)printf("%s_seconds %.2f\n%s_chunks_per_second %.0f\n", name, now() - started, name,
+		     (double)mapped / (now() - started));
 	if (mapped != bench->chunks)
-		(void)printf("walk_chunks_MISSING %" PRIu64 "\n", bench->chunks - mapped);
+		(void)printf("%s_chunks_MISSING %" PRIu64 "\n", name, bench->chunks - mapped);
+}
+
+static void walk_live(struct bench *bench)
+{
+	walk(bench, 0, "walk_live");
+}
+
+static void walk_oldest_image(struct bench *bench)
+{
+	walk(bench, 1, "walk_oldest_image");
+}
+
+static void delete_middle_image(struct bench *bench)
+{
+	delete_image(bench, bench->images / 2 + 1);
+}
+
+/* A database handle must not cross a fork: it is closed before. */
+static void in_a_process(struct bench *bench, void (*run)(struct bench *), const char *name)
+{
+	int status = 0;
+	pid_t pid;
+
+	(void)fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		double started = now();
+
+		open_catalog(bench);
+		if (run == read_one_place) {
+			run(bench);
+			(void)printf("open_and_read_ms %.2f\n", (now() - started) * 1e3);
+		} else {
+			run(bench);
+		}
+		(void)printf("%s_peak_mib %.1f\n", name, peak_mib());
+		catalog_close(bench->catalog);
+		(void)fflush(stdout);
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
+		exit(1);
 }
 
 static void sizes(struct bench *bench)
 {
-	struct failure failure = {.code = 0};
+	uint64_t bytes = database_bytes(bench);
 	sqlite3_stmt *query = NULL;
-	uint64_t bytes = 0;
 
-	if (sqlite3_wal_checkpoint_v2(bench->catalog->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) != SQLITE_OK)
-		exit(1);
-	must(catalog_size(bench->catalog, &bytes, &failure), &failure);
 	(void)printf("catalog_mib %.1f\nbytes_per_chunk %.1f\npercent_of_data %.4f\n", (double)bytes / 1048576,
-		     (double)bytes / (double)bench->chunks, (double)bytes * 100 / ((double)bench->chunks * CHUNK_BYTES));
-	if (sqlite3_prepare_v2(bench->catalog->db, "SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY 2 DESC LIMIT 6",
+		     (double)bytes / (double)bench->chunks,
+		     (double)bytes * 100 / ((double)bench->chunks * CHUNK_BYTES));
+	if (sqlite3_prepare_v2(bench->catalog->db,
+			       "SELECT name, pgsize, unused * 100.0 / pgsize FROM dbstat WHERE aggregate = TRUE "
+			       "ORDER BY 2 DESC LIMIT 6",
 			       -1, &query, NULL) != SQLITE_OK)
 		return; /* an SQLite without dbstat */
-	while (sqlite3_step(query) == SQLITE_ROW)
-		(void)printf("table_%s_bytes_per_chunk %.1f\n", (const char *)sqlite3_column_text(query, 0),
-			     (double)sqlite3_column_int64(query, 1) / (double)bench->chunks);
+	while (sqlite3_step(query) == SQLITE_ROW) {
+		const char *name = (const char *)sqlite3_column_text(query, 0);
+
+		(void)printf("table_%s_bytes_per_chunk %.1f\ntable_%s_unused_percent %.0f\n", name,
+			     (double)sqlite3_column_int64(query, 1) / (double)bench->chunks, name,
+			     sqlite3_column_double(query, 2));
+	}
 	(void)sqlite3_finalize(query);
+}
+
+/* Real catalogs have the page size that catalog_create() gives them. */
+static void change_page_size(const char *folder, unsigned page_bytes)
+{
+	char path[4096], sql[200];
+	sqlite3 *db = NULL;
+
+	(void)snprintf(path, sizeof(path), "%s/catalog.db", folder);
+	(void)snprintf(sql, sizeof(sql),
+		       "PRAGMA journal_mode=DELETE; PRAGMA page_size=%u; VACUUM; PRAGMA journal_mode=WAL", page_bytes);
+	if (sqlite3_open(path, &db) != SQLITE_OK || sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
+		exit(1);
+	(void)sqlite3_close(db);
+}
+
+static bool take_arguments(struct bench *bench, int count, char **arguments)
+{
+	if (count < 3)
+		return false;
+	bench->folder = arguments[1];
+	bench->chunks = strtoull(arguments[2], NULL, 10) * ((1024 * 1024 * 1024) / CHUNK_BYTES);
+	for (int i = 3; i < count; i++) {
+		if (strncmp(arguments[i], "images=", 7) == 0)
+			bench->images = (unsigned)strtoul(arguments[i] + 7, NULL, 10);
+		else if (strncmp(arguments[i], "page=", 5) == 0)
+			bench->page_bytes = (unsigned)strtoul(arguments[i] + 5, NULL, 10);
+		else if (strcmp(arguments[i], "ascending") == 0)
+			bench->ascending_tag = 1;
+		else
+			return false;
+	}
+	return bench->chunks != 0 && bench->images >= 2;
 }
 
 int main(int argument_count, char **arguments)
 {
-	struct bench bench = {.random = 88172645463325252u};
+	struct bench bench = {.random = 88172645463325252u, .images = 4, .page_bytes = 4096};
 	struct failure failure = {.code = 0};
-	unsigned images;
 
-	if (argument_count < 3) {
-		(void)fprintf(stderr, "usage: bench_catalog FOLDER GIB [IMAGES [ascending]]\n");
+	if (!take_arguments(&bench, argument_count, arguments)) {
+		(void)fprintf(stderr, "usage: bench_catalog FOLDER GIB [images=N] [ascending] [page=BYTES]\n");
 		return 2;
 	}
-	bench.folder = arguments[1];
-	bench.chunks = strtoull(arguments[2], NULL, 10) * ((1024 * 1024 * 1024) / CHUNK_BYTES);
-	images = argument_count > 3 ? (unsigned)strtoul(arguments[3], NULL, 10) : 3;
-	bench.ascending_tag = argument_count > 4 && strcmp(arguments[4], "ascending") == 0;
-	if (bench.chunks == 0 || images < 2 || (mkdir(bench.folder, 0700) < 0 && errno != EEXIST))
+	if (mkdir(bench.folder, 0700) < 0 && errno != EEXIST)
 		return 2;
 	bench.locks_fd = open(bench.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	must(catalog_create(bench.folder, CHUNK_BYTES, &failure), &failure);
+	if (bench.page_bytes != 4096)
+		change_page_size(bench.folder, bench.page_bytes);
 	open_catalog(&bench);
 	make_disk(&bench);
-	(void)printf("chunks %" PRIu64 "\nentries_per_page %d\n", bench.chunks, CATALOG_PAGE_ENTRIES);
+	(void)printf("chunks %" PRIu64 "\nentries_per_page %d\npage_bytes %u\n", bench.chunks, CATALOG_PAGE_ENTRIES,
+		     bench.page_bytes);
 	fill(&bench);
-	make_images(&bench, images);
-	open_and_read(&bench);
-	read_random(&bench, 0, "read_live");
-	read_random(&bench, 1, "read_oldest_image");
-	walk(&bench);
-	delete_image(&bench, images / 2 + 1);
-	(void)printf("peak_mib %.1f\n", peak_mib());
-	sizes(&bench); /* its query about pages takes memory of its own */
+	make_images(&bench);
+	time_images(&bench);
+	(void)printf("writer_peak_mib %.1f\n", peak_mib());
 	catalog_close(bench.catalog);
+	in_a_process(&bench, sizes, "sizes");
+	in_a_process(&bench, read_one_place, "open_and_read");
+	in_a_process(&bench, read_live, "read_live");
+	in_a_process(&bench, read_oldest_image, "read_oldest_image");
+	in_a_process(&bench, walk_live, "walk_live");
+	in_a_process(&bench, walk_oldest_image, "walk_oldest_image");
+	in_a_process(&bench, delete_middle_image, "delete");
+	in_a_process(&bench, change_every_fiftieth, "round_of_2_percent");
 	(void)close(bench.locks_fd);
 	return 0;
 }

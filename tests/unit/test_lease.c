@@ -297,8 +297,8 @@ static int try_read_only(const char *path)
 	lease_release(&lease);
 	if (lease_is_held(fd, "image-1-2", &held, NULL, &failure) != 0 || held)
 		return 4;
-	if (lease_take(fd, "image-1-2", LEASE_EXCLUSIVE, "me", &lease, NULL, &failure) != -EROFS ||
-	    strstr(failure.message, "Read-only") == NULL)
+	/* nothing can be changed there, so whoever wants it to himself needs no proof */
+	if (lease_take(fd, "image-1-2", LEASE_EXCLUSIVE, "me", &lease, NULL, &failure) != 0 || lease.fd != -1)
 		return 5;
 	return 0;
 }
