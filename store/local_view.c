@@ -104,8 +104,8 @@ static int open_live(struct local_store *local, struct catalog *catalog, struct 
 	return result;
 }
 
-static int open_image(struct local_store *local, struct catalog *catalog, const struct catalog_disk *disk,
-		      uint32_t number, const char *doing, struct local_view *view, struct failure *failure)
+static int open_image(struct local_store *local, struct catalog *catalog, struct catalog_disk *disk, uint32_t number,
+		      const char *doing, struct local_view *view, struct failure *failure)
 {
 	AUTO(catalog_image_release) struct catalog_image image = { .number = 0 };
 	int result;
@@ -116,7 +116,13 @@ static int open_image(struct local_store *local, struct catalog *catalog, const 
 	}
 	view->generation = number; /* names the lease */
 	result = take_image_lease(local, view, doing, failure);
-	/* looked up under the lease: from here on it can't be deleted */
+	/* disk and image are looked up under the lease: from here on neither can be deleted */
+	if (result < 0)
+		return result;
+	catalog_disk_release(disk);
+	result = catalog_disk_get(catalog, view->disk, disk, failure);
+	if (result == -ENOENT || (result == 0 && disk->state != CATALOG_ALIVE))
+		return fail(failure, -ENOENT, "image %s: its disk was removed just now", view->base.name);
 	if (result == 0)
 		result = local_find_image(catalog, disk, number, &image, failure);
 	if (result < 0)

@@ -68,6 +68,7 @@ struct worker {
 	struct store_scratch *scratch;
 	uint8_t *chunk; /* for chunks of which only a part is wanted */
 	struct export_trail trail;
+	struct read_pace pace;
 };
 
 struct job {
@@ -240,7 +241,9 @@ static int read_span(struct worker *worker, const struct slot *slot, struct fail
 	struct job *job = worker->job;
 	const struct span *span = &slot->span;
 
-	store_view_prefetch(job->view, span->chunks, span->chunk_count);
+	if (span->chunk_count == 0)
+		return 0;
+	read_pace_begin(&worker->pace, job->view, span->chunks, span->chunk_count);
 	for (unsigned i = 0; i < span->chunk_count; i++) {
 		int error = operation_is_stopped(job->operation)
 				    ? -EINTR
@@ -249,8 +252,8 @@ static int read_span(struct worker *worker, const struct slot *slot, struct fail
 		if (error < 0)
 			return error;
 	}
-	if (span->chunk_count > 0)
-		meter_add(&job->data_bytes, span->len_bytes);
+	read_pace_end(&worker->pace, span->len_bytes);
+	meter_add(&job->data_bytes, span->len_bytes);
 	return 0;
 }
 

@@ -8,6 +8,13 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "common/units.h"
+
+/* Slower than any processor decompresses, faster than a disk that seeks. */
+#define SLOW_BYTES_PER_SECOND (64.0 * 1024 * 1024)
+
+enum { ANNOUNCE_FOR = 32 };
+
 void map_cursor_init(struct map_cursor *cursor, struct store_view *view)
 {
 	cursor->view = view;
@@ -118,4 +125,21 @@ int map_cursor_read(const struct map_cursor *cursor, struct store_scratch *scrat
 	if (error < 0)
 		(void)fail_from(failure, &cause);
 	return error;
+}
+
+void read_pace_begin(struct read_pace *pace, struct store_view *view, const store_chunk *chunks, size_t count)
+{
+	if (pace->announce_for > 0) {
+		pace->announce_for--;
+		store_view_prefetch(view, chunks, count);
+	}
+	pace->began_at_seconds = units_monotonic_seconds();
+}
+
+void read_pace_end(struct read_pace *pace, uint64_t len_bytes)
+{
+	double took_seconds = units_monotonic_seconds() - pace->began_at_seconds;
+
+	if (took_seconds * SLOW_BYTES_PER_SECOND > (double)len_bytes)
+		pace->announce_for = ANNOUNCE_FOR;
 }

@@ -88,6 +88,7 @@ struct comparison;
 struct worker {
 	struct comparison *comparison;
 	struct store_scratch *scratch;
+	struct read_pace pace;
 	uint8_t *chunk;
 	uint64_t compared_bytes; /* of the unit at hand */
 	uint64_t run_off_bytes;	 /* a difference that may go on, on the source */
@@ -302,9 +303,10 @@ static int compare_unit(struct worker *worker, const struct unit *unit, struct f
 	int error = 0;
 
 	worker->compared_bytes = 0;
-	store_view_prefetch(worker->comparison->view, unit->chunks, chunk_count);
+	read_pace_begin(&worker->pace, worker->comparison->view, unit->chunks, chunk_count);
 	for (unsigned i = 0; i < chunk_count && first < unit->piece_count && error == 0; i++)
 		error = compare_chunk(worker, unit, i, &first, failure);
+	read_pace_end(&worker->pace, worker->compared_bytes);
 	return error < 0 ? error : flush_run(worker, failure);
 }
 

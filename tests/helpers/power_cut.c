@@ -3,16 +3,17 @@
  * What a folder may look like after the power failed: replays a log of preload_record.c up to some record.
  *
  *     power_cut count LOG                               how many records there are
+ *     power_cut said LOG                                the first record after standard output was closed the last time
  *     power_cut sync-near LOG RECORD                    the first record of a sync from RECORD on, else RECORD
  *     power_cut make LOG RECORD SEED FOLDER [IGNORED]   makes FOLDER as the records before RECORD may have left it
  *
  * The rules are what POSIX promises and no more, so a real file system does worse in no respect:
  *   - what a file held when it was last synced, and its size, are there;
- *   - of what was written since, any part may be there: each block of 4096 bytes is the old or the new one, and some are new
- *     up to a sector and old behind it; the same for changes of its size;
- *   - a name (made, removed, renamed) is certain when its folder was synced since, and before that as it happens. A synced file
- *     whose name was not synced is lost, which is stricter than ext4.
- * Which of them happen, SEED decides. In one of four crashes all that is unsynced is lost, in another one nothing is.
+ *   - of what was written since, any part may be there: each block of 4096 bytes is the old or the new one, and some
+ * are new up to a sector and old behind it; the same for changes of its size;
+ *   - a name (made, removed, renamed) is certain when its folder was synced since, and before that as it happens. A
+ * synced file whose name was not synced is lost, which is stricter than ext4. Which of them happen, SEED decides. In
+ * one of four crashes all that is unsynced is lost, in another one nothing is.
  *
  * IGNORED, the end of a file's name as ".seg": syncs of these files are taken for nothing, as by a disk that lies. It
  * is for making sure that a test notices.
@@ -177,9 +178,10 @@ static struct change *add_pending(int index, const struct power_log_head *head)
 	struct object *object = &objects[index];
 	struct change *change;
 
-	object->pending = grown(object->pending, object->pending_count, &object->pending_room, sizeof(*object->pending));
+	object->pending =
+		grown(object->pending, object->pending_count, &object->pending_room, sizeof(*object->pending));
 	change = &object->pending[object->pending_count++];
-	*change = (struct change){ .head = *head };
+	*change = (struct change){.head = *head};
 	return change;
 }
 
@@ -270,6 +272,8 @@ static void replay_record(const struct power_log_head *head, const uint8_t *name
 	case POWER_TRUNCATE:
 		add_pending(object_of_inode(head->inode), head)->data = data;
 		break;
+	case POWER_SAID:
+		break;
 	case POWER_SYNC:
 		sync_object(&objects[object_of_inode(head->inode)]);
 		break;
@@ -283,7 +287,7 @@ struct power_log {
 
 static struct power_log log_open(const char *path)
 {
-	struct power_log power_log = { .at_bytes = 0 };
+	struct power_log power_log = {.at_bytes = 0};
 	struct stat status;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
@@ -408,7 +412,7 @@ static void write_folder(int folder_fd, int index)
 
 static void make(struct power_log *power_log, uint64_t records, uint64_t seed, const char *folder)
 {
-	static const enum luck lucks[] = { LOSE_ALL, KEEP_ALL, KEEP_SOME, KEEP_SOME };
+	static const enum luck lucks[] = {LOSE_ALL, KEEP_ALL, KEEP_SOME, KEEP_SOME};
 	struct power_log_head head;
 	const uint8_t *name, *data;
 	enum luck luck;
@@ -455,6 +459,13 @@ int main(int argument_count, char **arguments)
 		while (log_next(&power_log, &head, &name, &data))
 			at++;
 		(void)printf("%" PRIu64 "\n", at);
+	} else if (strcmp(arguments[1], "said") == 0) {
+		for (from = 0; log_next(&power_log, &head, &name, &data);) {
+			at++;
+			if (head.kind == POWER_SAID)
+				from = at;
+		}
+		(void)printf("%" PRIu64 "\n", from);
 	} else if (strcmp(arguments[1], "sync-near") == 0 && argument_count == 4) {
 		from = strtoull(arguments[3], NULL, 10);
 		while (log_next(&power_log, &head, &name, &data) && (at < from || head.kind != POWER_SYNC))

@@ -18,6 +18,7 @@ enum power_log_kind {
 	POWER_TRUNCATE, /* inode, offset: the new size */
 	POWER_SYNC,	/* inode */
 	POWER_UNLINK,	/* folder, name */
+	POWER_SAID,	/* standard output was closed: what it says has been said, and must be true from here on */
 	POWER_RENAME,	/* folder, name: now in the folder `inode`; data: as this name */
 };
 

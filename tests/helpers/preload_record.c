@@ -3,15 +3,17 @@
  * Loaded into a program, records what it does to files below RECORD_FOLDER (a real path without links) in RECORD_LOG.
  * power_log.h says what a record looks like, power_cut.c what it's good for.
  *
- * One lock is held over each call and its record, so the order of the log is the order in which the kernel saw the calls.
- * A write's data is recorded as far as the kernel took it. A call that failed has left nothing and is not recorded.
+ * One lock is held over each call and its record, so the order of the log is the order in which the kernel saw the
+ * calls. A write's data is recorded as far as the kernel took it. A call that failed has left nothing and is not
+ * recorded.
  *
  * Descriptors are asked for their path each time (/proc/self/fd) in place of being followed through dup, close and
  * inheritance: slower, and right. What is written through a mapping can't be seen; SQLite maps its -shm file only,
  * which no crash keeps.
  *
  * The dynamic linker exports what is called by name from outside of libc: open, pwrite and so on of the program and of
- * SQLite. stdio's own writes stay unseen, and nothing below the folder is written with stdio.
+ * SQLite. stdio's own writes stay unseen, and nothing below the folder is written with stdio;
+ * that standard output is closed, which ends every JSON document, is recorded.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -60,9 +62,9 @@ static int log_file(void)
 
 static void record(struct power_log_head head, const char *name, const void *data)
 {
-	struct iovec parts[3] = { { &head, sizeof(head) },
-				  { (void *)(uintptr_t)name, head.name_bytes = name == NULL ? 0 : (uint32_t)strlen(name) },
-				  { (void *)(uintptr_t)data, head.data_bytes } };
+	struct iovec parts[3] = {{&head, sizeof(head)},
+				 {(void *)(uintptr_t)name, head.name_bytes = name == NULL ? 0 : (uint32_t)strlen(name)},
+				 {(void *)(uintptr_t)data, head.data_bytes}};
 	size_t length = sizeof(head) + head.name_bytes + head.data_bytes;
 
 	if (writev(log_file(), parts, 3) != (ssize_t)length)
@@ -105,11 +107,12 @@ struct place {
 /* Where a name stands. The folder is opened, whatever the path looked like. */
 static struct place place_of(int at_fd, const char *path)
 {
-	struct place place = { .folder_fd = -1 };
+	struct place place = {.folder_fd = -1};
 	const char *slash = strrchr(path, '/');
 	char folder[PATH_MAX];
 
-	(void)snprintf(folder, sizeof(folder), "%.*s", slash == NULL ? 1 : (int)(slash - path + 1), slash == NULL ? "." : path);
+	(void)snprintf(folder, sizeof(folder), "%.*s", slash == NULL ? 1 : (int)(slash - path + 1),
+		       slash == NULL ? "." : path);
 	(void)snprintf(place.name, sizeof(place.name), "%s", slash == NULL ? path : slash + 1);
 	place.folder_fd = REAL(openat)(at_fd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (place.folder_fd < 0)
@@ -141,14 +144,14 @@ static void record_root(void)
 	done = true;
 	if (stat(getenv("RECORD_FOLDER"), &status) < 0)
 		give_up("RECORD_FOLDER is not there");
-	record((struct power_log_head){ .kind = POWER_ROOT, .inode = status.st_ino }, NULL, NULL);
+	record((struct power_log_head){.kind = POWER_ROOT, .inode = status.st_ino}, NULL, NULL);
 }
 
 /* ---- names ---- */
 
 static int open_recorded(int at_fd, const char *path, int flags, mode_t mode)
 {
-	struct place place = { .folder_fd = -1 };
+	struct place place = {.folder_fd = -1};
 	struct stat status;
 	bool was_there;
 	int fd;
@@ -164,22 +167,24 @@ static int open_recorded(int at_fd, const char *path, int flags, mode_t mode)
 		if (fstat(fd, &status) < 0)
 			give_up("fstat");
 		if (!was_there)
-			record((struct power_log_head){ .kind = POWER_CREATE, .inode = status.st_ino, .folder = place.folder },
+			record((struct power_log_head){.kind = POWER_CREATE,
+						       .inode = status.st_ino,
+						       .folder = place.folder},
 			       place.name, NULL);
 		else if ((flags & O_TRUNC) != 0)
-			record((struct power_log_head){ .kind = POWER_TRUNCATE, .inode = status.st_ino }, NULL, NULL);
+			record((struct power_log_head){.kind = POWER_TRUNCATE, .inode = status.st_ino}, NULL, NULL);
 	}
 	place_done(&place);
 	(void)pthread_mutex_unlock(&order);
 	return fd;
 }
 
-#define MODE_OF(flags, mode)                                                                                           \
-	do {                                                                                                           \
-		va_list arguments;                                                                                     \
-		va_start(arguments, flags);                                                                            \
-		mode = ((flags) & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(arguments, mode_t) : 0;                         \
-		va_end(arguments);                                                                                     \
+#define MODE_OF(flags, mode)                                                                   \
+	do {                                                                                   \
+		va_list arguments;                                                             \
+		va_start(arguments, flags);                                                    \
+		mode = ((flags) & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(arguments, mode_t) : 0; \
+		va_end(arguments);                                                             \
 	} while (0)
 
 int open(const char *path, int flags, ...)
@@ -227,8 +232,10 @@ int mkdirat(int at_fd, const char *path, mode_t mode)
 		record_root();
 		if (fstatat(place.folder_fd, place.name, &status, 0) < 0)
 			give_up("fstatat");
-		record((struct power_log_head){ .kind = POWER_CREATE, .inode = status.st_ino, .folder = place.folder, .offset = 1 },
-		       place.name, NULL);
+		record(
+			(struct power_log_head){
+				.kind = POWER_CREATE, .inode = status.st_ino, .folder = place.folder, .offset = 1},
+			place.name, NULL);
 	}
 	place_done(&place);
 	(void)pthread_mutex_unlock(&order);
@@ -249,7 +256,7 @@ int unlinkat(int at_fd, const char *path, int flags)
 	place = place_of(at_fd, path);
 	result = REAL(unlinkat)(at_fd, path, flags);
 	if (result == 0 && place.folder_fd >= 0)
-		record((struct power_log_head){ .kind = POWER_UNLINK, .folder = place.folder }, place.name, NULL);
+		record((struct power_log_head){.kind = POWER_UNLINK, .folder = place.folder}, place.name, NULL);
 	place_done(&place);
 	(void)pthread_mutex_unlock(&order);
 	return result;
@@ -270,10 +277,10 @@ int renameat(int from_fd, const char *from, int to_fd, const char *to)
 	new_place = place_of(to_fd, to);
 	result = REAL(renameat)(from_fd, from, to_fd, to);
 	if (result == 0 && old_place.folder_fd >= 0 && new_place.folder_fd >= 0)
-		record((struct power_log_head){ .kind = POWER_RENAME,
-						.folder = old_place.folder,
-						.inode = new_place.folder,
-						.data_bytes = strlen(new_place.name) },
+		record((struct power_log_head){.kind = POWER_RENAME,
+					       .folder = old_place.folder,
+					       .inode = new_place.folder,
+					       .data_bytes = strlen(new_place.name)},
 		       old_place.name, new_place.name);
 	place_done(&old_place);
 	place_done(&new_place);
@@ -299,10 +306,10 @@ ssize_t pwrite(int fd, const void *data, size_t length, off_t offset)
 	put = REAL(pwrite)(fd, data, length, offset);
 	code = errno;
 	if (put > 0 && inode != 0)
-		record((struct power_log_head){ .kind = POWER_WRITE,
-						.inode = inode,
-						.offset = (uint64_t)offset,
-						.data_bytes = (uint64_t)put },
+		record((struct power_log_head){.kind = POWER_WRITE,
+					       .inode = inode,
+					       .offset = (uint64_t)offset,
+					       .data_bytes = (uint64_t)put},
 		       NULL, data);
 	(void)pthread_mutex_unlock(&order);
 	errno = code;
@@ -331,10 +338,10 @@ ssize_t write(int fd, const void *data, size_t length)
 	put = REAL(write)(fd, data, length);
 	code = errno;
 	if (put > 0 && inode != 0)
-		record((struct power_log_head){ .kind = POWER_WRITE,
-						.inode = inode,
-						.offset = (uint64_t)offset,
-						.data_bytes = (uint64_t)put },
+		record((struct power_log_head){.kind = POWER_WRITE,
+					       .inode = inode,
+					       .offset = (uint64_t)offset,
+					       .data_bytes = (uint64_t)put},
 		       NULL, data);
 	(void)pthread_mutex_unlock(&order);
 	errno = code;
@@ -351,7 +358,8 @@ int ftruncate(int fd, off_t size)
 	result = REAL(ftruncate)(fd, size);
 	code = errno;
 	if (result == 0 && inode != 0)
-		record((struct power_log_head){ .kind = POWER_TRUNCATE, .inode = inode, .offset = (uint64_t)size }, NULL, NULL);
+		record((struct power_log_head){.kind = POWER_TRUNCATE, .inode = inode, .offset = (uint64_t)size}, NULL,
+		       NULL);
 	(void)pthread_mutex_unlock(&order);
 	errno = code;
 	return result;
@@ -373,7 +381,7 @@ static int record_sync(int fd, int (*sync_call)(int))
 	result = sync_call(fd);
 	code = errno;
 	if (result == 0 && inode != 0)
-		record((struct power_log_head){ .kind = POWER_SYNC, .inode = inode }, NULL, NULL);
+		record((struct power_log_head){.kind = POWER_SYNC, .inode = inode}, NULL, NULL);
 	(void)pthread_mutex_unlock(&order);
 	errno = code;
 	return result;
@@ -387,4 +395,21 @@ int fdatasync(int fd)
 int fsync(int fd)
 {
 	return record_sync(fd, REAL(fsync));
+}
+
+/* ---- what was said ---- */
+
+int fclose(FILE *file)
+{
+	bool is_said = file == stdout && getenv("RECORD_FOLDER") != NULL;
+	int result, code;
+
+	(void)pthread_mutex_lock(&order);
+	result = REAL(fclose)(file);
+	code = errno;
+	if (result == 0 && is_said)
+		record((struct power_log_head){.kind = POWER_SAID}, NULL, NULL);
+	(void)pthread_mutex_unlock(&order);
+	errno = code;
+	return result;
 }

@@ -25,30 +25,35 @@ recorded() {
 # What was promised, and when: FROM TO REFERENCE FILE. Before the record FROM nothing was promised, from TO on
 # somebody began to take the image away.
 promises=()
+# From when it counts: from the moment at which the command has closed its standard output, with a JSON document that
+# says so. (What it does to the store after that, as it ends, may be cut off.)
 records() {
 	"$cut" count "$log"
 }
+said() {
+	"$cut" said "$log"
+}
 say "the scenario"
-expect_exit 0 recorded wherry init --chunk-size 16K
-initialized=$(records)
+expect_exit 0 recorded wherry init --chunk-size 16K --json
+initialized=$(said)
 never=99999999
 random_file source 3M first
 cp source kept1
-expect_exit 0 recorded wherry sync source web01 --progress=none
-made1=$(records)
+expect_exit 0 recorded wherry sync source web01 --progress=none --json
+made1=$(said)
 random_range source 512K 1M second
 cp source kept2
-expect_exit 0 recorded wherry sync source web01 --progress=none --label two
-made2=$(records)
+expect_exit 0 recorded wherry sync source web01 --progress=none --label two --json
+made2=$(said)
 promises+=("$made2 $never web01@2 kept2")
-expect_exit 0 recorded wherry sync kept1 other --progress=none
-promises+=("$(records) $never other@1 kept1")
+expect_exit 0 recorded wherry sync kept1 other --progress=none --json
+promises+=("$(said) $never other@1 kept1")
 promises+=("$made1 $(records) web01@1 kept1")
-expect_exit 0 recorded wherry delete web01@1
-gone1=$(records)
+expect_exit 0 recorded wherry delete web01@1 --json
+gone1=$(said)
 random_range source 0 2M third
 cp source kept3
-expect_exit 0 recorded wherry pin web01@2
+expect_exit 0 recorded wherry pin web01@2 --json
 start "${recording[@]}" wherry sync source web01 --limit 1M --progress=none >/dev/null 2>&1
 sleep 1.2
 kill -INT "$PID"
@@ -60,19 +65,19 @@ done_bytes=$(wherry rounds web01 --json | jq '.rounds | max_by(.number).done_byt
 expect_number "$done_bytes > 0" "something was done"
 expect_exit 0 recorded wherry sync source web01 --progress=none --json
 expect_equal true "$(json_get .resumed)" "goes on"
-ended3=$(records)
-promises+=("$(records) $never web01@3 kept3")
-expect_exit 0 recorded wherry image web01 --label live
+ended3=$(said)
+promises+=("$ended3 $never web01@3 kept3")
+expect_exit 0 recorded wherry image web01 --label live --json
 made4=$(records)
 random_range source 1M 512K fifth
 cp source kept5
 expect_exit 0 recorded wherry sync source web01 --keep 2 --progress=none --json
 promises=("${promises[@]/#$ended3 $never web01@3/$ended3 $made4 web01@3}")
-made5=$(records)
+made5=$(said)
 gone3=$made5
 promises+=("$made5 $((made5 + 1)) web01@5 kept5") # the next round takes it away
-expect_exit 0 recorded wherry sync source web01 --progress=none # nothing has changed
-promises+=("$(records) $never web01@6 kept5")
+expect_exit 0 recorded wherry sync source web01 --progress=none --json # nothing has changed
+promises+=("$(said) $never web01@6 kept5")
 all=$(records)
 check_export web01@2 kept2
 check_export web01@6 kept5
@@ -159,8 +164,14 @@ check_state() {
 	return $wrong
 }
 
-# random_state: sets AT, half of them just before or after a sync.
+# random_state: sets AT. A quarter of them just after something was promised, a quarter next to a sync.
 random_state() {
+	random_number 4
+	if ((NUMBER == 0)); then
+		random_number ${#promises[@]}
+		AT=${promises[NUMBER]%% *}
+		return
+	fi
 	random_number "$all"
 	AT=$NUMBER
 	if ((NUMBER % 2 == 0)); then
@@ -193,8 +204,8 @@ expect_equal 0 $bad "states with something lost"
 control() {
 	local i lost=0
 	for ((i = 0; i < 40 && lost < 2; i++)); do
-		random_number $((all - made1))
-		AT=$((made1 + NUMBER))
+		random_state
+		((AT >= made1)) || continue
 		random_number 1000000
 		rm -rf "$WHERRY_STORE"
 		"$cut" make "$log" "$AT" "$NUMBER" "$WHERRY_STORE" "$1"

@@ -202,7 +202,7 @@ static void need_loop_devices(void)
 static struct store *new_fake(uint32_t chunk_bytes)
 {
 	struct store_fake_options options = {.chunk_bytes = chunk_bytes};
-	struct store *store;
+	struct store *store = NULL;
 
 	assert_int_equal(store_fake_new(&options, &store), 0);
 	return store;
@@ -212,7 +212,7 @@ static struct store *new_local(const char *name, uint32_t chunk_bytes)
 {
 	struct store_options options = {.read_only = false};
 	struct failure failure = {.code = 0};
-	struct store *store;
+	struct store *store = NULL;
 
 	run("rm -rf '%s'", in_folder(name));
 	if (store_create_local(in_folder(name), chunk_bytes, &failure) != 0 ||
@@ -249,7 +249,7 @@ static void put_disk(struct store *store, const char *name, const uint8_t *bytes
 	struct store_scratch *scratch;
 	struct store_view *view;
 	size_t count = 0;
-	uint32_t number;
+	uint32_t number = 0;
 
 	assert_non_null(changes);
 	(void)snprintf(reference.disk, sizeof(reference.disk), "%s", name);
