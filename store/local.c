@@ -162,6 +162,10 @@ int store_create_local(const char *path, uint32_t chunk_bytes, struct failure *f
 	AUTO_CLOSE int folder_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (folder_fd < 0)
 		return fail_errno(failure, -errno, "folder %s", path);
+	/* an attempt that was cut short has no segments yet: these are a store's whose description is lost */
+	if (faccessat(folder_fd, "segments/01", F_OK, 0) == 0)
+		return fail(failure, -ENOTEMPTY, "folder %s: it holds the segments of a store whose wherry.json is missing; bring that back",
+			    path);
 	return fill_folder(folder_fd, path, chunk_bytes, failure);
 }
 
