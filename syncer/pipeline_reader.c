@@ -335,7 +335,10 @@ static int choose_chunks(struct reader *reader, struct unit *unit)
 			continue;
 		is_mapped = unit->page != NULL &&
 			    unit->page->map.entries[chunk % STORE_MAP_PAGE_ENTRIES].kind == STORE_MAP_CHUNK;
-		slot->is_sample = planned == len_bytes && is_mapped && reader->samples < SAMPLES_MOST &&
+		/* zeros of the mirror may be what an earlier round left out: only what it got by reading is as it was */
+		if (!is_mapped || planned != len_bytes)
+			continue;
+		slot->is_sample = reader->samples < SAMPLES_MOST &&
 				  next_random(reader) % SAMPLE_EVERY == 0;
 		slot->is_skipped = !slot->is_sample;
 		reader->samples += slot->is_sample;
@@ -508,17 +511,6 @@ static int find_unread_end(struct reader *reader, uint64_t *ret_end, bool *ret_u
 	*ret_unchanged = false;
 	if (reader->range.kind != PLAN_READ) {
 		end = reader->range.off_bytes + reader->range.len_bytes;
-	} else if (pipeline->params->use_dirty_bitmap) {
-		bool is_dirty;
-
-		/* short clean stretches go through content units, which also take the samples */
-		result = ask_bitmap(reader, at, pipeline->chunk_bytes, &is_dirty);
-		if (result < 0)
-			return result;
-		if (!is_dirty && reader->samples >= SAMPLES_MOST) {
-			end = min64(reader->dirty_end, reader->range.off_bytes + reader->range.len_bytes);
-			*ret_unchanged = true;
-		}
 	}
 	if (end < pipeline->size_bytes)
 		end = end / pipeline->chunk_bytes * pipeline->chunk_bytes;
