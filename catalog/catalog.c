@@ -374,6 +374,7 @@ static void catalog_free(struct catalog *catalog)
 		(void)close(catalog->lock_fd); /* a lock file, nothing was written */
 	free(catalog->chunk_cache);
 	free(catalog->live_changes);
+	free(catalog->new_digests);
 	free(catalog->path);
 	free(catalog);
 }
@@ -613,6 +614,7 @@ int catalog_begin(struct catalog *catalog, struct failure *failure)
 	catalog->in_transaction = true;
 	catalog->next_chunk = 0;
 	catalog->live_count = 0;
+	catalog->new_digest_count = 0;
 	result = chunk_cache_refresh(catalog, failure);
 	if (result < 0)
 		catalog_rollback(catalog);
@@ -641,6 +643,8 @@ int catalog_commit(struct catalog *catalog, struct failure *failure)
 	if (result == 0)
 		result = segment_live_flush(catalog, failure);
 	if (result == 0)
+		result = new_digests_flush(catalog, failure);
+	if (result == 0)
 		result = chunk_next_store(catalog, failure);
 	if (result == 0) {
 		commit = catalog_statement(catalog, ST_COMMIT, failure);
@@ -662,6 +666,7 @@ void catalog_rollback(struct catalog *catalog)
 		return;
 	chunk_cache_drop(catalog);
 	catalog->live_count = 0;
+	catalog->new_digest_count = 0;
 	/* after some errors SQLite has rolled back by itself: then this fails, and is not needed */
 	if (sqlite3_get_autocommit(catalog->db) == 0) {
 		STATEMENT *rollback = catalog_statement(catalog, ST_ROLLBACK, NULL);

@@ -66,7 +66,7 @@ enum statement {
 };
 
 #ifndef CHUNK_PAGE_ENTRIES
-#define CHUNK_PAGE_ENTRIES 256
+#define CHUNK_PAGE_ENTRIES 64 /* five rows fill a page of the database; of 256 chunks it would be one, and a quarter empty */
 #endif
 enum { STORED_MOST_BYTES = INT32_MAX };
 struct chunk_page {
@@ -84,6 +84,12 @@ struct live_change {
 	int64_t bytes;
 };
 
+/* Rows of the index by digest wait for each other, to go into the tree in its order. */
+struct new_digest {
+	uint64_t tag, chunk;
+};
+enum { NEW_DIGESTS_MOST = 8192 };
+
 struct catalog {
 	sqlite3 *db;
 	sqlite3_stmt *statements[STATEMENT_COUNT];
@@ -100,6 +106,8 @@ struct catalog {
 	struct chunk_page *chunk_cache; /* CHUNK_CACHE_SLOTS */
 	struct live_change *live_changes;
 	size_t live_count, live_capacity;
+	struct new_digest *new_digests; /* of chunks added in this transaction and not in the index yet */
+	size_t new_digest_count;
 };
 
 /* NULL with a failure and catalog->statement_error when it can't be prepared. The statement is reset and unbound: use with AUTO(statement_done). */
@@ -113,10 +121,6 @@ int catalog_step(struct catalog *catalog, sqlite3_stmt *statement, struct failur
 int catalog_run(struct catalog *catalog, sqlite3_stmt *statement, struct failure *failure);
 /* The same, and -EBADMSG unless it changed exactly one row: for rows that the caller knows to be there. */
 int catalog_run_one(struct catalog *catalog, sqlite3_stmt *statement, const char *table, struct failure *failure);
-
-/* Reads of several rows that must belong to one moment. Within a transaction or another snapshot nothing is done: *ret_ours is false. */
-int catalog_snapshot_begin(struct catalog *catalog, bool *ret_ours, struct failure *failure);
-void catalog_snapshot_end(struct catalog *catalog, bool ours);
 
 int catalog_sqlite_error(struct catalog *catalog, const char *doing, struct failure *failure);
 
@@ -159,6 +163,7 @@ int chunk_next_store(struct catalog *catalog, struct failure *failure);	   /* at
 void chunk_cache_drop(struct catalog *catalog);				 /* at rollback */
 int segment_live_add(struct catalog *catalog, uint32_t segment, int64_t bytes, struct failure *failure);
 int segment_live_flush(struct catalog *catalog, struct failure *failure);
+int new_digests_flush(struct catalog *catalog, struct failure *failure); /* at commit, and before the index is asked */
 
 /* Generation of the newest alive image of a disk, 0 when there is none. */
 int image_newest_generation(struct catalog *catalog, int64_t disk, uint32_t *ret_generation, struct failure *failure);

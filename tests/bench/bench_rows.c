@@ -36,6 +36,14 @@ static double now(void)
 	return (double)at.tv_sec + (double)at.tv_nsec / 1e9;
 }
 
+static double cpu_now(void)
+{
+	struct timespec at;
+
+	(void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &at);
+	return (double)at.tv_sec + (double)at.tv_nsec / 1e9;
+}
+
 static void must(struct bench *bench, bool is_done)
 {
 	if (is_done)
@@ -183,7 +191,7 @@ static uint64_t read_range(struct bench *bench, uint64_t first, uint64_t end)
 static void read_and_walk(struct bench *bench)
 {
 	enum { TIMES = 200 };
-	double started = now();
+	double started = now(), cpu_started = cpu_now();
 	uint64_t rows = 0;
 
 	for (int i = 0; i < TIMES; i++) {
@@ -191,22 +199,24 @@ static void read_and_walk(struct bench *bench)
 
 		rows += read_range(bench, first, first + PAGE_CHUNKS);
 	}
-	(void)printf("read_live_us %.0f\n", (now() - started) / TIMES * 1e6);
+	(void)printf("read_live_us %.0f\nread_live_cpu_us %.0f\n", (now() - started) / TIMES * 1e6,
+		     (cpu_now() - cpu_started) / TIMES * 1e6);
 	must(bench, rows == TIMES * PAGE_CHUNKS);
 	started = now();
+	cpu_started = cpu_now();
 	rows = read_range(bench, 0, bench->chunks);
-	(void)printf("walk_live_seconds %.2f\nwalk_live_chunks_per_second %.0f\n", now() - started,
-		     (double)rows / (now() - started));
+	(void)printf("walk_live_seconds %.2f\nwalk_live_cpu_ns_per_chunk %.0f\n", now() - started,
+		     (cpu_now() - cpu_started) * 1e9 / (double)rows);
 }
 
 static void measure(struct bench *bench)
 {
-	double started = now();
+	double started = now(), cpu_started = cpu_now();
 	uint64_t bytes, changes = bench->chunks / 50;
 
 	change_all(bench, 1, 1);
-	(void)printf("fill_seconds %.1f\nfill_chunks_per_second %.0f\n", now() - started,
-		     (double)bench->chunks / (now() - started));
+	(void)printf("fill_seconds %.1f\nfill_cpu_us_per_chunk %.2f\n", now() - started,
+		     (cpu_now() - cpu_started) * 1e6 / (double)bench->chunks);
 	bytes = database_bytes(bench);
 	(void)printf("catalog_mib %.1f\nbytes_per_chunk %.1f\npercent_of_data %.4f\n", (double)bytes / 1048576,
 		     (double)bytes / (double)bench->chunks,
@@ -214,8 +224,10 @@ static void measure(struct bench *bench)
 	read_and_walk(bench);
 	bench->wal_pages = 0;
 	started = now();
+	cpu_started = cpu_now();
 	change_all(bench, 50, 2);
-	(void)printf("round_of_2_percent_seconds %.2f\n", now() - started);
+	(void)printf("round_of_2_percent_seconds %.2f\nround_of_2_percent_cpu_us_per_change %.1f\n", now() - started,
+		     (cpu_now() - cpu_started) * 1e6 / (double)changes);
 	(void)printf("round_of_2_percent_log_bytes_per_change %.0f\n",
 		     (double)bench->wal_pages * 4096 / (double)changes);
 	(void)printf("round_of_2_percent_growth_bytes_per_change %.1f\n",

@@ -210,7 +210,7 @@ static void apply_whole(struct object *object, const struct change *change)
 		apply_to_folder(object, change);
 	} else if (change->head.kind == POWER_TRUNCATE) {
 		set_content_size(object, change->head.offset);
-	} else {
+	} else if (change->head.data_bytes > 0) {
 		if (end_bytes > object->content_bytes)
 			set_content_size(object, end_bytes);
 		memcpy(object->content + change->head.offset, change->data, change->head.data_bytes);

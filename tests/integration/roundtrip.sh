@@ -32,7 +32,7 @@ unmount_area() {
 list_files() {
 	mount_area "$1" "$2" mnt-list ro
 	(
-		cd mnt-list
+		cd mnt-list || exit
 		find . -printf '%p %y %m %U:%G %n %s %T@ %l\n' | sort
 		find . -type f -print0 | sort -z | xargs -0 sha256sum
 	)

@@ -3,7 +3,7 @@
 # How a round may end otherwise than well: the source changes its size, or its content, while it is read; the store's
 # file system is full; the process is killed. No image then, or one that says how far it can be trusted; what was there
 # before stays, and it goes on from there.
-# timeout: 200
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq
 MIB=$((1024 * 1024))

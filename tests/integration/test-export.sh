@@ -126,7 +126,7 @@ sleep 0.3 # waits for a reader
 kill -INT "$PID"
 expect_stopped "$PID"
 exec 9<>fifo # open for reading, and never read
-start wherry export web01@1 fifo --progress=none 2>stderr
+start wherry export web01@1 fifo --progress=none 2>stderr 9>&-
 wait_until 20 has_open "$PID" "$WORK/fifo"
 sleep 0.2 # waits for room in the pipe
 kill -INT "$PID"

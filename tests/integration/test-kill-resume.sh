@@ -4,7 +4,7 @@
 # on, the image is the source, earlier images are untouched. 50 kills: at random calls that write, at random moments next
 # to checkpoints that follow each other closely, and behind checkpoints that are made by the clock. Then signals, on which
 # a round makes a checkpoint itself.
-# timeout: 400
+# timeout: 500
 . "$(dirname "$0")/functions.sh"
 requires openssl jq strace
 
@@ -12,9 +12,9 @@ MIB=$((1024 * 1024))
 SLACK=$((8 * MIB)) # looking at what the source is; the unit in which the cursor stands
 kills=0
 
-# last_round FIELD: of the newest round of web01.
+# last_round FILTER: of the newest round of web01.
 last_round() {
-	wherry rounds web01 --json | jq -r ".rounds | max_by(.number).$1"
+	wherry rounds web01 --json | jq -r ".rounds | max_by(.number) | $1"
 }
 
 # killed STATUS: counts it when it was a kill. (A round that was faster than the kill has simply ended.)
@@ -91,7 +91,8 @@ say "killed next to checkpoints that follow each other closely"
 # 40960 blocks of a few kinds: next to nothing to store, but an entry to note for each, and a checkpoint after 32768.
 repeat_block() {
 	random_range block 0 1M "block $1"
-	for ((copy = 0; copy < 640; copy++)); do cat block; done >source
+	# shellcheck disable=SC2046
+	cat $(printf 'block %.0s' {1..640}) >source
 }
 REPEATED=$((640 * MIB))
 : >block
@@ -101,27 +102,53 @@ sync_disk kept1 web01 --label earlier
 sync_disk source timed
 whole_ms=$(json_get '.elapsed_seconds * 1000 | floor + 50')
 moved=0
-while ((kills < 32)); do
-	seconds_between $((kills % 2 ? 10 : whole_ms * 3 / 4)) $((whole_ms * 5 / 4))
-	round_killed_after "$SECONDS_CHOSEN"
+tries=0
+
+# round_killed_behind_checkpoint: as soon as something more is certain, or up to a tenth of a second later.
+is_more_certain() {
+	local state done_bytes
+	_is_running_child "$PID" || return 0
+	read -r state done_bytes <<<"$(last_round '"\(.state) \(.done_bytes)"')"
+	[[ $state == running ]] && ((done_bytes > before))
+}
+round_killed_behind_checkpoint() {
+	before=0
+	[[ $(last_round .state) == "done" ]] || before=$(last_round .done_bytes)
+	start wherry sync source web01 --progress=none >/dev/null 2>"$WORK/stderr"
+	until is_more_certain; do sleep 0.03; done
+	seconds_between 0 100
+	sleep "$SECONDS_CHOSEN"
+	kill -KILL "$PID" 2>/dev/null || true
+	status=0
+	finish "$PID" 2>/dev/null || status=$?
+}
+
+while ((kills < 28)); do
+	tries=$((tries + 1))
+	if ((tries % 2)); then
+		seconds_between 10 "$whole_ms"
+		round_killed_after "$SECONDS_CHOSEN"
+	else
+		round_killed_behind_checkpoint
+	fi
 	killed "$status"
 	check_export web01@1 kept1
 	if ((status == 137)); then
 		# done: it was killed before it began a round, or when it had ended one
-		state=$(last_round state)
-		[[ $state == stopped || $state == done ]] || die "the state of a round whose process is gone: $state"
-		[[ $state == done || $(last_round done_bytes) == 0 ]] || moved=$((moved + 1))
+		state=$(last_round .state)
+		[[ $state == stopped || $state == "done" ]] || die "the state of a round whose process is gone: $state"
+		[[ $state == "done" || $(last_round .done_bytes) == 0 ]] || moved=$((moved + 1))
 	else
 		check_export web01@latest source
-		repeat_block $kills
+		repeat_block $tries
 	fi
 done
 say "  in $moved of them something was done already"
-unfinished=$(last_round state)
-done_bytes=$(last_round done_bytes)
-[[ $unfinished != done ]] || done_bytes=0
+unfinished=$(last_round .state)
+done_bytes=$(last_round .done_bytes)
+[[ $unfinished != "done" ]] || done_bytes=0
 bytes_read_by wherry sync source web01 --progress=none --json
-[[ $unfinished == done ]] || expect_equal true "$(json_get .resumed)" "goes on"
+[[ $unfinished == "done" ]] || expect_equal true "$(json_get .resumed)" "goes on"
 expect_number "$READ_BYTES <= $REPEATED + $SLACK - $done_bytes" "what was finished is not read again"
 check_export "web01@$(json_get .image)" source
 check_export web01@1 kept1
@@ -157,12 +184,12 @@ while ((kills < 46)); do
 	round_killed_after "$SECONDS_CHOSEN" --limit 8M
 	killed "$status"
 done
-expect_equal 0 "$(last_round done_bytes)" "before the first checkpoint nothing is certain"
+expect_equal 0 "$(last_round .done_bytes)" "before the first checkpoint nothing is certain"
 has_done_more() {
-	(($(last_round done_bytes) > before))
+	(($(last_round .done_bytes) > before))
 }
 for ((i = 0; i < 4; i++)); do
-	before=$(last_round done_bytes)
+	before=$(last_round .done_bytes)
 	start wherry sync source web01 --limit $((i == 0 ? 4 : 2))M --progress=none >/dev/null 2>"$WORK/stderr"
 	wait_until 30 has_done_more
 	seconds_between 0 500
@@ -171,11 +198,11 @@ for ((i = 0; i < 4; i++)); do
 	status=0
 	finish "$PID" 2>/dev/null || status=$?
 	killed "$status"
-	expect_number "$(last_round done_bytes) > $before" "what the checkpoint had is kept"
+	expect_number "$(last_round .done_bytes) > $before" "what the checkpoint had is kept"
 	check_export web01@1 kept1
 done
 expect_equal 50 $kills "kills"
-check_resumed "$(last_round done_bytes)"
+check_resumed "$(last_round .done_bytes)"
 
 say "stopped by a signal"
 for signal in INT TERM; do
@@ -188,9 +215,9 @@ for signal in INT TERM; do
 	expect_equal 130 $status "exit status after SIG$signal"
 	expect_equal 1 "$(grep -vc 'wherry: stopping' "$WORK/stderr")" "lines on standard error: $(cat "$WORK/stderr")"
 	grep -q '^wherry: disk web01: round stopped by a signal' "$WORK/stderr"
-	expect_equal stopped "$(last_round state)" "state of the round"
+	expect_equal stopped "$(last_round .state)" "state of the round"
 	expect_equal 1 "$(wherry images web01 --json | jq '.images | length')" "images"
-	done_bytes=$(last_round done_bytes)
+	done_bytes=$(last_round .done_bytes)
 	expect_number "$done_bytes >= 4 * $MIB" "what was done is kept"
 	check_resumed "$done_bytes"
 done

@@ -4,9 +4,9 @@
 # recorded; a helper makes states as the disk may have had them when the power went, at random records and next to those
 # of syncs: what was synced is there, of the rest any part may be. In each state every image that is listed is right,
 # those that had been acknowledged are listed, those whose deletion had been are not, and a round goes on.
-# timeout: 300
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
-requires openssl jq
+requires openssl jq sqlite3
 STATES=32
 
 cut=$WHERRY_TEST_TOOLS/power_cut
@@ -41,6 +41,16 @@ random_file source 3M first
 cp source kept1
 expect_exit 0 recorded wherry sync source web01 --progress=none --json
 made1=$(said)
+
+# A command that ends moves what the catalog's log holds into the database, unless somebody reads there: meanwhile all
+# that is promised is in the log alone. The reader is killed, for it would tidy up unrecorded if it ended by itself.
+mkfifo "$WORK/queries"
+# shellcheck disable=SC2016
+start bash -c 'exec sqlite3 -readonly "$1" <"$2" >"$3"' - "$WHERRY_STORE/catalog.db" "$WORK/queries" "$WORK/answers"
+READER=$PID
+exec 8>"$WORK/queries"
+echo "BEGIN; SELECT count(*) FROM disk;" >&8
+wait_until 20 test -s "$WORK/answers"
 random_range source 512K 1M second
 cp source kept2
 expect_exit 0 recorded wherry sync source web01 --progress=none --label two --json
@@ -51,6 +61,9 @@ promises+=("$(said) $never other@1 kept1")
 promises+=("$made1 $(records) web01@1 kept1")
 expect_exit 0 recorded wherry delete web01@1 --json
 gone1=$(said)
+kill -KILL "$READER"
+finish "$READER" 2>/dev/null || true # bash would tell of it
+exec 8>&-
 random_range source 0 2M third
 cp source kept3
 expect_exit 0 recorded wherry pin web01@2 --json

@@ -4,15 +4,14 @@
 # disk's policy, a dry run changes nothing. Who reads an image keeps it.
 # asan: yes
 # timeout: 120
-# tsan: yes
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3
 
 SIZE=$((4 * 1024 * 1024))
 
-# images [DISK]: the numbers, in one line.
+# images: the numbers, in one line.
 images() {
-	wherry images "${1:-web01}" --json | jq -r '[.images[].number] | sort | join(" ")'
+	wherry images web01 --json | jq -r '[.images[].number] | sort | join(" ")'
 }
 
 # next_round [OPTION…]: something changes, one more image.

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # An MBR disk with an extended partition and logical ones in it goes into a store and comes back.
 # timeout: 180
+# shellcheck disable=SC2034,SC1091
 . "$(dirname "$0")/functions.sh"
 . "$WHERRY_SOURCE/tests/integration/roundtrip.sh"
 roundtrip_requires

@@ -676,6 +676,47 @@ static void tag_is_the_head_of_a_digest(void **state)
 	assert_true(catalog_tag(digest) == 0x0102030405ff);
 }
 
+static void chunk_is_found_before_it_is_committed(void **state)
+{
+	struct two *two = *state;
+	struct failure failure = {.code = 0};
+	uint64_t found[2], chunk;
+	uint32_t segment;
+	size_t count;
+
+	begin(two->a);
+	assert_done(catalog_segment_insert(two->a, &segment, &failure), &failure);
+	chunk = add_chunk(two->a, 5, segment);
+	assert_done(catalog_chunk_find(two->a, 5, found, 2, &count, &failure), &failure);
+	assert_int_equal(count, 1);
+	assert_true(found[0] == chunk);
+	(void)add_chunk(two->a, 6, segment);
+	catalog_rollback(two->a);
+	begin(two->a);
+	commit(two->a); /* nothing of what was rolled back */
+	for (uint64_t tag = 5; tag <= 6; tag++) {
+		assert_done(catalog_chunk_find(two->a, tag, found, 2, &count, &failure), &failure);
+		assert_int_equal(count, 0);
+	}
+}
+
+static void counter_that_lags_behind_is_damage(void **state)
+{
+	struct two *two = *state;
+	struct failure failure = {.code = 0};
+	struct catalog_location location = {.tag = 1, .stored_bytes = 1};
+	uint64_t chunk;
+
+	begin(two->a);
+	assert_done(catalog_segment_insert(two->a, &location.segment, &failure), &failure);
+	(void)add_chunk(two->a, 5, location.segment);
+	commit(two->a);
+	catalog_fixture_execute(two->b, "UPDATE counter SET value=1 WHERE name='next_chunk'");
+	begin(two->b);
+	assert_int_equal(catalog_chunk_add(two->b, &location, &chunk, &failure), -EBADMSG);
+	catalog_rollback(two->b);
+}
+
 static void chunk_that_is_not_there_is_not_found(void **state)
 {
 	struct two *two = *state;
@@ -1355,6 +1396,8 @@ static void probe_changes(struct probe *probe)
 		/* what is summed up until the end is written, and undone */
 		if (result == 0)
 			note(probe, segment_live_flush(catalog, NULL));
+		if (result == 0)
+			note(probe, new_digests_flush(catalog, NULL));
 		catalog_rollback(catalog);
 	}
 }
@@ -1671,6 +1714,8 @@ int main(void)
 		test(segments_are_numbered_and_listed),
 		test(chunks_of_one_tag_are_all_found),
 		test(tag_is_the_head_of_a_digest),
+		test(chunk_is_found_before_it_is_committed),
+		test(counter_that_lags_behind_is_damage),
 		test(chunk_that_is_not_there_is_not_found),
 		test(reference_to_no_chunk_is_damage),
 		test(refreshing_another_chunk_is_refused),
