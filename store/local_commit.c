@@ -162,11 +162,13 @@ static int append_log_record_locked(struct local_store *local, const struct byte
 	if (result == 0)
 		result = codec_encode(scratch->codec, 1, plain->data, (uint32_t)plain->len_bytes, scratch->stored, &header,
 				      failure);
-	if (result == 0)
-		result = segment_writer_append(local->segment, &header, scratch->stored, &off_bytes, failure);
 	if (result < 0)
 		return result;
+	/* before it is tried: after one that failed nothing may be committed, and the sync is what finds out */
 	local->segment_is_dirty = true;
+	result = segment_writer_append(local->segment, &header, scratch->stored, &off_bytes, failure);
+	if (result < 0)
+		return result;
 	ret_position->segment = segment_writer_number(local->segment);
 	ret_position->off_bytes = (uint32_t)off_bytes;
 	ret_position->stored_bytes = header.stored_bytes;
@@ -293,10 +295,10 @@ int local_put_chunk(struct store_view *view, const struct store_encoded *encoded
 	memcpy(header.digest, encoded->digest, DIGEST_BYTES);
 	memcpy(chunk.digest, encoded->digest, DIGEST_BYTES);
 	header.payload_checksum = record_payload_checksum(encoded->stored, encoded->stored_bytes);
+	local->segment_is_dirty = true; /* also if this fails: the next sync must notice */
 	result = segment_writer_append(local->segment, &header, encoded->stored, &off_bytes, failure);
 	if (result < 0)
 		return result;
-	local->segment_is_dirty = true;
 	chunk.segment = segment_writer_number(local->segment);
 	chunk.off_bytes = (uint32_t)off_bytes;
 	if (pending_add(&local->pending, &chunk, ret_chunk) < 0)

@@ -254,8 +254,7 @@ static int take_removal_lease(struct removal *removal, char *lease_name, const c
 
 static int check_removal(struct removal *removal, struct failure *failure)
 {
-	int result = take_removal_lease(removal, local_disk_lease_name(removal->disk.id), "disk", "", &removal->disk_lease,
-					failure);
+	int result = 0;
 
 	removal->image_leases = calloc(removal->image_count + 1, sizeof(*removal->image_leases));
 	if (removal->image_leases == NULL)
@@ -347,6 +346,10 @@ int local_remove_disk(struct store *store, const char *name, bool dry_run, struc
 		result = pooled_reader_open(&reader, failure);
 		if (result == 0)
 			result = local_find_disk(reader.catalog, name, &removal.disk, failure);
+		/* the disk first: images are made by who has it open, so the list is whole from then on */
+		if (result == 0)
+			result = take_removal_lease(&removal, local_disk_lease_name(removal.disk.id), "disk", "",
+						    &removal.disk_lease, failure);
 		if (result == 0)
 			result = catalog_image_list(reader.catalog, removal.disk.id, CATALOG_ALIVE, &removal.images,
 						    &removal.image_count, failure);

@@ -245,6 +245,7 @@ static int fill_begun(struct local_store *local, const struct catalog_disk *disk
 	if (result == 0 && disk->content_round != 0) {
 		ret_begun->previous_identity = take_ptr(previous.identity);
 		ret_begun->previous_dirty_bitmaps = take_ptr(previous.dirty_bitmaps);
+		ret_begun->previous_details = take_ptr(previous.details);
 		ret_begun->previous_dirty_bytes = previous.dirty_bytes;
 	}
 	return result == -ENOENT ? 0 : result;

@@ -672,6 +672,7 @@ void store_round_begun_free(struct store_round_begun *begun)
 	free(begun->details);
 	free(begun->previous_identity);
 	free(begun->previous_dirty_bitmaps);
+	free(begun->previous_details);
 	*begun = (struct store_round_begun){.number = 0};
 }
 

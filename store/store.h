@@ -345,7 +345,7 @@ struct store_round_params {
 	const char *source_identity; /* a round resumes only if this, and how, are the same */
 	const char *how;	     /* what influences which bytes are read: options, sizes; opaque text */
 	const char *start_stamp;     /* source_change_stamp() at the start; "" unknown */
-	const char *dirty_bitmaps;   /* names that the source offers, '\n' between; "" none */
+	const char *dirty_bitmaps;   /* what the next round wants to know of the source's dirty bitmaps; opaque text, "" none */
 	uint64_t dirty_bytes;	     /* how much the bitmap in use said was dirty at the start */
 	bool has_limit, has_level;   /* for this round only; else the disk's policy */
 	uint64_t limit_bytes_per_second;
@@ -362,6 +362,7 @@ struct store_round_begun {
 	 * something else since */
 	char *previous_identity;
 	char *previous_dirty_bitmaps;
+	char *previous_details; /* what it noted, or NULL */
 	uint64_t previous_dirty_bytes;
 };
 /*

@@ -115,13 +115,6 @@ static void power_cut_locked(struct fake *fake)
 		if (chunk != NULL && !chunk->is_durable)
 			fake_chunk_drop(&fake->chunks, chunk->id);
 	}
-	for (size_t i = 0; i < fake->disk_count; i++)
-		for (size_t j = 0; j < fake->disks[i]->round_count; j++) {
-			struct fake_round *round = fake->disks[i]->rounds[j];
-
-			free(take_ptr(round->note));
-			round->has_note = false;
-		}
 	for (struct fake_view *view = fake->views; view != NULL; view = view->next) {
 		view->is_dead = true;
 		view->disk = NULL;

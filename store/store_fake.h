@@ -12,9 +12,9 @@
  *     store_view_close(view);
  *     …run it again on the same store, and look whether everything promised is still there…
  *
- * A power cut takes what was not promised to be durable: chunks that no commit has named, notes of a round that no
- * commit has followed. Views die with their leases, as if their process had: every call on one but store_view_close()
- * is answered with -EIO from then on. The store itself can be used again at once.
+ * A power cut takes what was not promised to be durable: chunks that no commit has named. Views die with their leases,
+ * as if their process had: every call on one but store_view_close() is answered with -EIO from then on. The store
+ * itself can be used again at once.
  *
  * A test of crashes proves nothing unless it fails on a store that breaks its promises: `forgets_commits` is that
  * store.

@@ -109,9 +109,7 @@ struct fake_round {
 	int64_t finished_at;
 	uint64_t cursor_bytes;
 	struct store_round_counts counts;
-	char *details; /* durable */
-	char *note;    /* takes the place of `details` with the next commit */
-	bool has_note;
+	char *details; /* what was noted, or NULL */
 	char *error;
 };
 
@@ -294,8 +292,6 @@ struct fake_round *fake_newest_round(const struct fake_disk *disk); /* or NULL *
 /* Is this the round that is running? -EINVAL. */
 int fake_check_round(const struct fake_view *view, uint32_t number, struct fake_round **ret_round,
 		     struct failure *failure);
-/* What was noted becomes durable. */
-void fake_round_take_note(struct fake_round *round);
 int fake_begin_round(struct store_view *store_view, const struct store_round_params *params,
 		     struct store_round_begun *ret_begun, struct failure *failure);
 int fake_note_round(struct store_view *store_view, uint32_t number, const char *details, struct failure *failure);

@@ -35,7 +35,6 @@ void fake_round_free(struct fake_round *round)
 	free(round->start_stamp);
 	free(round->dirty_bitmaps);
 	free(round->details);
-	free(round->note);
 	free(round->error);
 	free(round);
 }
@@ -54,15 +53,6 @@ int fake_check_round(const struct fake_view *view, uint32_t number, struct fake_
 		return fail(failure, -EINVAL, "%s: round %u is not running", view->view.name, number);
 	*ret_round = round;
 	return 0;
-}
-
-void fake_round_take_note(struct fake_round *round)
-{
-	if (!round->has_note)
-		return;
-	free(round->details);
-	round->details = take_ptr(round->note);
-	round->has_note = false;
 }
 
 /* Is this the round to go on with? Whatever ended it but being done or superseded, its last commit stands. */
@@ -149,6 +139,8 @@ static int describe_begun(const struct fake_disk *disk, const struct fake_round 
 		return error;
 	begun->previous_dirty_bytes = previous->dirty_bytes;
 	error = fake_copy_text(previous->identity, &begun->previous_identity, failure);
+	if (error == 0)
+		error = fake_copy_text(previous->details, &begun->previous_details, failure);
 	return error != 0 ? error : fake_copy_text(previous->dirty_bitmaps, &begun->previous_dirty_bitmaps, failure);
 }
 
@@ -172,8 +164,6 @@ static int begin_round_locked(struct fake_view *view, const struct store_round_p
 	round->state = ROUND_RUNNING;
 	round->finished_at = 0;
 	free(take_ptr(round->error));
-	free(take_ptr(round->note)); /* of a run that never committed it */
-	round->has_note = false;
 	free(round->source);
 	round->source = take_ptr(source);
 	round->has_limit = params->has_limit;
@@ -214,10 +204,8 @@ static int note_round_locked(struct fake_view *view, uint32_t number, const char
 		error = fake_copy_text(details, &note, failure);
 	if (error != 0)
 		return error;
-	free(round->note);
-	round->note = note;
-	round->has_note = true;
-	fake_round_take_note(round);
+	free(round->details);
+	round->details = note;
 	return 0;
 }
 
@@ -248,7 +236,6 @@ static int finish_round_locked(struct fake_view *view, uint32_t number, enum sto
 	round->state = state;
 	round->finished_at = time(NULL);
 	round->counts = *counts;
-	fake_round_take_note(round);
 	if (state == ROUND_DONE)
 		view->disk->content_round = number;
 	return 0;

@@ -5,6 +5,7 @@
  * It reads the allocation maps once more than needed, two parts in a hundred of what they describe at most; an estimate that is off by the free
  * half of a disk would be worse.
  */
+#include <stdatomic.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +96,6 @@ static int count_dirty(struct source *source, uint32_t chunk_bytes, const struct
 			at += len_bytes;
 			continue;
 		}
-		survey->dirty_bytes += len_bytes;
 		chunk_end = (at + len_bytes + chunk_bytes - 1) / chunk_bytes * chunk_bytes;
 		chunk_end = chunk_end < end ? chunk_end : end;
 		survey->read_bytes += chunk_end - (at / chunk_bytes * chunk_bytes > range->off_bytes ?
@@ -124,7 +124,7 @@ static int survey_range(struct source *source, bool with_bitmap, uint32_t chunk_
 }
 
 int survey_plan(struct source *source, struct plan *plan, bool with_bitmap, uint32_t chunk_bytes,
-		const volatile bool *stop, struct survey *ret_survey, struct failure *failure)
+		const atomic_bool *stop, struct survey *ret_survey, struct failure *failure)
 {
 	uint64_t size_bytes = source_get_info(source)->size_bytes;
 	AUTO(survey_free) struct survey survey = { .read_bytes = 0 };

@@ -80,7 +80,7 @@ double meter_average_speed(const struct meter *meter);
 /* True once the operation is to stop. */
 static inline bool operation_is_stopped(const struct operation *operation)
 {
-	return operation->stop != NULL && __atomic_load_n(operation->stop, __ATOMIC_RELAXED);
+	return operation->stop != NULL && atomic_load(operation->stop);
 }
 
 #endif

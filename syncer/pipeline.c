@@ -20,6 +20,7 @@
  *
  * One lock guards queues and flags. It is taken twice a unit and stage, 1 MiB of work: no contention to speak of.
  */
+#include <stdatomic.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,7 @@ void pipeline_fail(struct pipeline *pipeline, const struct failure *failure)
 
 bool pipeline_must_end(struct pipeline *pipeline)
 {
-	const volatile bool *stop = pipeline->params->stop;
+	const atomic_bool *stop = pipeline->params->stop;
 	bool is_stopped = stop != NULL && *stop;
 	WITH_LOCK(&pipeline->lock);
 

@@ -8,6 +8,7 @@
 #ifndef WHERRY_SYNCER_PIPELINE_H
 #define WHERRY_SYNCER_PIPELINE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -30,7 +31,7 @@ struct pipeline_params {
 	bool use_dirty_bitmap;		  /* what the source calls clean is not read, but for samples */
 	enum read_error_policy on_read_error;
 	const struct notices *notices;	/* may be NULL */
-	const volatile bool *stop;	/* may be NULL */
+	const atomic_bool *stop;	/* may be NULL */
 	struct meter *meter;		/* done, changed and sent (stored) bytes are kept up to date, as of the chunk being stored */
 	/* Bad ranges are added here (READ_ERROR_ZERO); `note` is called before the checkpoint that passes them, to make them durable. */
 	struct range_list *read_errors;
@@ -44,7 +45,7 @@ struct pipeline_result {
 };
 
 /*
- * 0: everything to the end of the source is committed. -EINTR: stopped, everything before the cursor is committed. -ESTALE from the store: go on from the
+ * 0: everything to the end of the source is committed. -EINTR: stopped, everything before the cursor is committed. -EAGAIN: a chunk was cleaned away meanwhile, go on from the
  * cursor. -EUCLEAN: the dirty bitmap called something clean that had changed: start over without it. Others: failed; what was before the failure is committed
  * where the store still can. The result is filled in any case.
  */

@@ -22,7 +22,7 @@
 #define CHECKPOINT_SECONDS 5.0
 #define THROTTLE_ASK_SECONDS 0.5
 #define BUCKET_SECONDS 0.25
-enum { CHECKPOINT_CHANGES = STORE_COMMIT_MOST_CHANGES / 2 };
+enum { CHECKPOINT_CHANGES = STORE_COMMIT_MOST_CHANGES / 2, IDLE_NANOSECONDS = 250000000 };
 
 struct committer {
 	struct pipeline *pipeline;
@@ -131,6 +131,8 @@ static int checkpoint(struct committer *committer)
 
 	if (result == 0)
 		result = store_commit(params->view, committer->changes, committer->change_count, &position, &committer->failure);
+	if (result == -ESTALE)
+		committer->failure.code = result = -EAGAIN; /* apart from a source that is gone: this one goes on from the cursor */
 	if (result < 0) {
 		committer->store_failed = true;
 		return result;
@@ -245,7 +247,7 @@ static int commit_unit(struct committer *committer, struct unit *unit)
 	committer->counts.read += unit->read_bytes;
 	if (unit->has_content)
 		result = commit_content(committer, unit);
-	else if (!unit->is_unchanged)
+	else
 		result = commit_zeros(committer, unit);
 	if (result < 0)
 		return result;
@@ -254,12 +256,23 @@ static int commit_unit(struct committer *committer, struct unit *unit)
 	return checkpoint_if_due(committer);
 }
 
-/* The next unit in order; NULL: the end. */
-static struct unit *take_unit(struct pipeline *pipeline)
+/*
+ * The next unit in order; NULL: the end, or (*ret_idle) none came for a while: a source that is slow, or hangs, must hold up neither checkpoints
+ * nor a stop.
+ */
+static struct unit *take_unit(struct pipeline *pipeline, bool *ret_idle)
 {
+	struct timespec until;
 	WITH_LOCK(&pipeline->lock);
 	struct unit **slot = &pipeline->order[pipeline->commit_sequence % UNIT_COUNT];
 
+	(void)clock_gettime(CLOCK_REALTIME, &until); /* nothing depends on the exact length of the wait */
+	until.tv_nsec += IDLE_NANOSECONDS;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	*ret_idle = false;
 	for (;;) {
 		struct unit *unit = *slot;
 
@@ -273,7 +286,10 @@ static struct unit *take_unit(struct pipeline *pipeline)
 		}
 		if (pipeline->reader_is_done && pipeline->commit_sequence == pipeline->next_sequence)
 			return NULL;
-		(void)pthread_cond_wait(&pipeline->changed, &pipeline->lock);
+		if (pthread_cond_timedwait(&pipeline->changed, &pipeline->lock, &until) == ETIMEDOUT) {
+			*ret_idle = true;
+			return NULL;
+		}
 	}
 }
 
@@ -301,9 +317,18 @@ void pipeline_commit(struct pipeline *pipeline, struct pipeline_result *result)
 	committer.changes = calloc(STORE_COMMIT_MOST_CHANGES, sizeof(*committer.changes));
 	if (committer.changes == NULL)
 		code = fail_errno(&committer.failure, -ENOMEM, "round");
-	while (code == 0 && (unit = take_unit(pipeline)) != NULL) {
-		code = commit_unit(&committer, unit);
-		give_back(pipeline, unit);
+	while (code == 0 && !pipeline_must_end(pipeline)) {
+		bool is_idle;
+
+		unit = take_unit(pipeline, &is_idle);
+		if (unit != NULL) {
+			code = commit_unit(&committer, unit);
+			give_back(pipeline, unit);
+		} else if (!is_idle) {
+			break;
+		} else if (committer.cursor_bytes != result->cursor_bytes) {
+			code = checkpoint_if_due(&committer);
+		}
 	}
 	/* what was handed over before the end, whatever made it end */
 	if ((code == 0 || code == -ECANCELED) && !committer.store_failed)

@@ -59,8 +59,7 @@ struct unit {
 	uint64_t sequence;
 	uint64_t off_bytes; /* of the disk; starts on a chunk */
 	uint64_t len_bytes; /* with a buffer at most UNIT_BYTES; without any length */
-	bool has_content;   /* the buffer holds it; otherwise it reads as zeros, or (is_unchanged) isn't looked at */
-	bool is_unchanged;
+	bool has_content;   /* the buffer holds it; otherwise it reads as zeros */
 	uint64_t read_bytes;
 	uint64_t hole_bytes; /* without content: known to be zero, not left out */
 	uint8_t *buffer; /* UNIT_BYTES, aligned */

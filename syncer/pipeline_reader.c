@@ -170,7 +170,7 @@ static int finish_read(struct reader *reader, struct source_request *request)
 	return 0;
 }
 
-/* At least one if `wait`. */
+/* If `wait`, there is none only if the source takes its time. */
 static int reap(struct reader *reader, bool wait)
 {
 	struct source_request *request;
@@ -201,7 +201,7 @@ static struct unit *take_unit(struct reader *reader)
 
 			if (unit != NULL) {
 				unit->sequence = pipeline->next_sequence++;
-				unit->has_content = unit->is_unchanged = false;
+				unit->has_content = false;
 				unit->read_bytes = unit->hole_bytes = 0;
 				unit->read_count = unit->reads_left = unit->wanted_count = 0;
 				assert(unit->page == NULL);
@@ -431,7 +431,7 @@ static int submit_reads(struct reader *reader, struct unit *unit)
 		int result = 0;
 
 		while (result == 0 && reader->in_flight >= reader->most_in_flight)
-			result = reap(reader, true);
+			result = pipeline_must_end(reader->pipeline) ? -ECANCELED : reap(reader, true);
 		if (result == 0)
 			result = source_submit(reader->source, &unit->reads[i].request, &reader->failure);
 		if (result < 0)
@@ -470,27 +470,24 @@ static int make_content_unit(struct reader *reader)
 	return submit_reads(reader, unit);
 }
 
-/* A unit without content: [at, end) is zero, or unchanged. Within one page if that has something mapped. */
-static int make_empty_unit(struct reader *reader, uint64_t end, bool is_unchanged, enum plan_kind kind)
+/* A unit without content: [at, end) is zero. Within one page if that has something mapped. */
+static int make_empty_unit(struct reader *reader, uint64_t end, enum plan_kind kind)
 {
 	struct pipeline *pipeline = reader->pipeline;
 	uint64_t page_bytes = (uint64_t)pipeline->chunk_bytes * STORE_MAP_PAGE_ENTRIES;
 	struct unit *unit = take_unit(reader);
-	int result = 0;
+	int result;
 
 	if (unit == NULL)
 		return reader->failure.code != 0 ? reader->failure.code : -ECANCELED;
 	unit->off_bytes = reader->at_bytes;
-	unit->is_unchanged = is_unchanged;
-	if (!is_unchanged) {
-		result = page_at(reader, reader->at_bytes, &unit->page);
-		if (result < 0)
-			return result;
-		if (unit->page != NULL)
-			end = min64(end, (reader->at_bytes / page_bytes + 1) * page_bytes);
-		else if (reader->next_mapped_page != UINT64_MAX)
-			end = min64(end, reader->next_mapped_page * page_bytes);
-	}
+	result = page_at(reader, reader->at_bytes, &unit->page);
+	if (result < 0)
+		return result;
+	if (unit->page != NULL)
+		end = min64(end, (reader->at_bytes / page_bytes + 1) * page_bytes);
+	else if (reader->next_mapped_page != UINT64_MAX)
+		end = min64(end, reader->next_mapped_page * page_bytes);
 	unit->len_bytes = end - unit->off_bytes;
 	if (kind == PLAN_HOLE)
 		unit->hole_bytes = unit->len_bytes;
@@ -500,7 +497,7 @@ static int make_empty_unit(struct reader *reader, uint64_t end, bool is_unchange
 }
 
 /* How far, from at_bytes on, whole chunks are not to be read for one and the same reason; at_bytes itself if not at all. */
-static int find_unread_end(struct reader *reader, uint64_t *ret_end, bool *ret_unchanged)
+static int find_unread_end(struct reader *reader, uint64_t *ret_end)
 {
 	struct pipeline *pipeline = reader->pipeline;
 	uint64_t at = reader->at_bytes, end = at;
@@ -508,10 +505,8 @@ static int find_unread_end(struct reader *reader, uint64_t *ret_end, bool *ret_u
 
 	if (result < 0)
 		return result;
-	*ret_unchanged = false;
-	if (reader->range.kind != PLAN_READ) {
+	if (reader->range.kind != PLAN_READ)
 		end = reader->range.off_bytes + reader->range.len_bytes;
-	}
 	if (end < pipeline->size_bytes)
 		end = end / pipeline->chunk_bytes * pipeline->chunk_bytes;
 	*ret_end = end < at ? at : end;
@@ -522,14 +517,13 @@ static int read_on(struct reader *reader)
 {
 	while (reader->at_bytes < reader->pipeline->size_bytes) {
 		uint64_t unread_end;
-		bool is_unchanged;
-		int result = find_unread_end(reader, &unread_end, &is_unchanged);
+		int result = find_unread_end(reader, &unread_end);
 
 		if (result < 0)
 			return result;
 		/* a unit with some chunks to read and some not is one with content */
 		if (unread_end - reader->at_bytes >= UNIT_BYTES || unread_end == reader->pipeline->size_bytes)
-			result = make_empty_unit(reader, unread_end, is_unchanged, reader->range.kind);
+			result = make_empty_unit(reader, unread_end, reader->range.kind);
 		else
 			result = make_content_unit(reader);
 		if (result < 0)
@@ -558,8 +552,7 @@ void pipeline_read(struct pipeline *pipeline)
 	int result = read_on(&reader);
 
 	/* requests in flight write into our units: none may be left */
-	while (reader.in_flight > 0 && source_reap(reader.source, true) != NULL)
-		reader.in_flight--;
+	source_abandon(reader.source);
 	shared_page_release(reader.page);
 	/* stopped in the middle of a unit: nobody may wait for it */
 	if (result == -ECANCELED)

@@ -6,6 +6,7 @@
 #ifndef WHERRY_SYNCER_PROGRESS_H
 #define WHERRY_SYNCER_PROGRESS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,7 +26,7 @@ struct operation {
 	const struct notices *notices;	/* may be NULL */
 	progress_fn progress;		/* may be NULL */
 	void *progress_opaque;
-	const volatile bool *stop;	/* becomes true (by a signal handler): stop soon, keep what is done; may be NULL */
+	const atomic_bool *stop;	/* becomes true (by a signal handler): stop soon, keep what is done; may be NULL */
 };
 
 #endif

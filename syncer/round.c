@@ -12,10 +12,8 @@
  * A round that ends anywhere before `image` changes no image (R7). One that was killed between `image` and the end of the round finds
  * its image when it goes on, and doesn't make another.
  *
- * Trusting a dirty bitmap. The bitmap is read before anything else of the source is, it accumulates on the server and nobody here clears it. What it says is complete if it was there
- * before the last finished round began to read (that round noted the names of all bitmaps), that round read the same source and nothing
- * else wrote to the disk since, and the bitmap was not cleared or made anew in between: it must say that at least as much is dirty as then, and a sample of what it
- * calls clean must be the same. In any doubt everything is compared.
+ * A dirty bitmap is believed as bitmap_trust.h says. When it is found to be wrong in the middle of the round, the round begins at offset 0
+ * again, and knows so before anything else happens: a crash at any point ends up there, too.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -27,12 +25,13 @@
 #include <limits.h>
 
 #include "common/cleanup.h"
+#include "syncer/bitmap_trust.h"
 #include "syncer/left_out.h"
 #include "syncer/pipeline.h"
 #include "syncer/round.h"
 #include "syncer/verify.h"
 
-enum { STALE_TRIES = 10, NOTED_RANGES_MOST = 1000 };
+enum { STALE_TRIES = 10, NOTED_RANGES_MOST = 700 };
 
 struct round {
 	struct store *store;
@@ -49,7 +48,10 @@ struct round {
 	struct meter meter;
 	struct range_list read_errors;
 	bool trusts_bitmap;
-	uint64_t noted_dirty_bytes; /* how much was dirty when the round decided to trust it */
+	bool must_restart; /* noted: the bitmap lied, from the start again, whatever the cursor says */
+	bool starts_over;  /* from the start again, for whatever reason, since this process goes on with the round */
+	struct dirty_marks dirty;	/* as of now; with a bitmap in use only */
+	struct dirty_marks noted_dirty; /* as of when the round decided to trust it */
 	char *start_stamp;
 	struct pipeline_result result;
 };
@@ -155,6 +157,8 @@ static int look_at_source(struct round *round, struct failure *failure)
 	if (result == 0)
 		result = survey_plan(round->source, round->plan, round->options->dirty_bitmap != NULL,
 				     store_chunk_bytes(round->store), round->operation->stop, &round->survey, failure);
+	if (result == 0 && round->options->dirty_bitmap != NULL)
+		result = dirty_marks_read(round->source, round->operation->stop, &round->dirty, failure);
 	if (result == 0)
 		say_what_is_read_whole(round);
 	return result;
@@ -244,46 +248,6 @@ static char *describe_how(const struct round *round)
 	return how;
 }
 
-/* First line: the bitmap in use, whose dirty bytes are noted with the round; then all there are. */
-static char *describe_bitmaps(const struct round *round)
-{
-	const char *names = source_dirty_bitmaps(round->source);
-	const char *used = round->options->dirty_bitmap;
-	char *text = NULL;
-
-	return asprintf(&text, "%s\n%s", used == NULL ? "" : used, names) < 0 ? NULL : text;
-}
-
-static bool has_line(const char *text, const char *line)
-{
-	size_t length = strlen(line);
-
-	for (const char *at = text; at != NULL; at = strchr(at, '\n') == NULL ? NULL : strchr(at, '\n') + 1)
-		if (strncmp(at, line, length) == 0 && (at[length] == '\n' || at[length] == '\0'))
-			return true;
-	return false;
-}
-
-/* NULL: it can be trusted; else why not. */
-static const char *why_not_trust_bitmap(const struct round *round)
-{
-	const struct store_round_begun *begun = &round->begun;
-	const char *name = round->options->dirty_bitmap;
-	const char *names;
-
-	if (begun->previous_identity == NULL)
-		return "no finished round before this one left what the disk holds now";
-	if (strcmp(begun->previous_identity, round->info->identity) != 0)
-		return "the last round read another source";
-	names = strchr(begun->previous_dirty_bitmaps, '\n');
-	if (names == NULL || !has_line(names + 1, name))
-		return "it wasn't there when the last round began";
-	if (strncmp(begun->previous_dirty_bitmaps, name, strlen(name)) == 0 &&
-	    begun->previous_dirty_bitmaps[strlen(name)] == '\n' && round->survey.dirty_bytes < begun->previous_dirty_bytes)
-		return "it says less is dirty than when the last round began: it was cleared, or made anew";
-	return NULL;
-}
-
 /* What the round itself noted: which ranges were bad, whether the bitmap is trusted. */
 static int read_notes(struct round *round, struct failure *failure)
 {
@@ -295,7 +259,8 @@ static int read_notes(struct round *round, struct failure *failure)
 		return 0;
 	notes = json_loads(round->begun.details, 0, NULL);
 	round->trusts_bitmap = round->options->dirty_bitmap != NULL && json_is_true(json_object_get(notes, "bitmap_trusted"));
-	round->noted_dirty_bytes = (uint64_t)json_integer_value(json_object_get(notes, "dirty_bytes"));
+	round->must_restart = json_is_true(json_object_get(notes, "restart"));
+	dirty_marks_from_json(json_object_get(notes, "dirty"), &round->noted_dirty);
 	json_array_foreach(json_object_get(notes, "read_errors"), i, item) {
 		json_int_t offset = json_integer_value(json_object_get(item, "offset"));
 		json_int_t length = json_integer_value(json_object_get(item, "length"));
@@ -333,8 +298,8 @@ static int write_notes(void *opaque, const struct range_list *read_errors, struc
 {
 	struct round *round = opaque;
 	AUTO(json_release) json_t *notes =
-		json_pack("{s:b, s:I, s:o}", "bitmap_trusted", round->trusts_bitmap, "dirty_bytes",
-			  (json_int_t)round->noted_dirty_bytes, "read_errors", ranges_to_json(read_errors));
+		json_pack("{s:b, s:b, s:o, s:o}", "bitmap_trusted", round->trusts_bitmap, "restart", round->must_restart,
+			  "dirty", dirty_marks_to_json(&round->noted_dirty), "read_errors", ranges_to_json(read_errors));
 	AUTO_FREE char *text = notes == NULL ? NULL : json_dumps(notes, JSON_COMPACT);
 
 	if (text == NULL)
@@ -345,17 +310,21 @@ static int write_notes(void *opaque, const struct range_list *read_errors, struc
 static int decide_on_bitmap(struct round *round, struct failure *failure)
 {
 	const char *why_not;
+	int result;
 
 	if (round->options->dirty_bitmap == NULL || round->begun.resumed)
 		return 0;
-	why_not = why_not_trust_bitmap(round);
+	result = bitmap_trust_decide(round->source, round->plan, &round->begun, round->options->dirty_bitmap, &round->dirty,
+				     &why_not, failure);
+	if (result < 0)
+		return result;
 	if (why_not != NULL) {
 		notice(round->operation->notices, NOTICE_INFO, "dirty bitmap %s: %s; everything is compared this time",
 		       round->options->dirty_bitmap, why_not);
 		return 0;
 	}
 	round->trusts_bitmap = true;
-	round->noted_dirty_bytes = round->survey.dirty_bytes;
+	round->noted_dirty = round->dirty;
 	/* durable before the first checkpoint: if this round goes on later, it must know */
 	return write_notes(round, &round->read_errors, failure);
 }
@@ -372,13 +341,13 @@ static int begin(struct round *round, struct failure *failure)
 {
 	const struct round_options *options = round->options;
 	AUTO_FREE char *how = describe_how(round);
-	AUTO_FREE char *bitmaps = describe_bitmaps(round);
+	AUTO_FREE char *bitmaps = bitmap_trust_describe(round->source, round->plan, options->dirty_bitmap, &round->dirty);
 	struct store_round_params params = { .source = round->source_name,
 					     .source_identity = round->info->identity,
 					     .how = how,
 					     .start_stamp = round->start_stamp,
 					     .dirty_bitmaps = bitmaps,
-					     .dirty_bytes = round->survey.dirty_bytes,
+					     .dirty_bytes = round->dirty.dirty_bytes,
 					     .has_limit = options->has_limit,
 					     .limit_bytes_per_second = options->limit_bytes_per_second,
 					     .has_level = options->has_level,
@@ -397,6 +366,29 @@ static int begin(struct round *round, struct failure *failure)
 	return 0;
 }
 
+/*
+ * The cursor goes back to the start, durably: what is noted first says that it must, so that a crash at any point in between ends up here again.
+ * What was changed and stored stays so.
+ */
+static int restart_from_zero(struct round *round, struct failure *failure)
+{
+	struct store_round_counts counts = { .total = round->survey.read_bytes,
+					     .left_out = round->survey.left_out_bytes,
+					     .changed = round->result.counts.changed,
+					     .stored = round->result.counts.stored,
+					     .read = round->result.counts.read };
+	struct store_round_position position = { .number = round->begun.number, .counts = counts };
+	int result = store_commit(round->view, NULL, 0, &position, failure);
+
+	if (result < 0)
+		return result;
+	round->result = (struct pipeline_result){ .cursor_bytes = 0, .counts = counts };
+	round->must_restart = false;
+	round->starts_over = true;
+	range_list_free(&round->read_errors);
+	return write_notes(round, &round->read_errors, failure);
+}
+
 /* What follows from what the round noted before, or the last one left. */
 static int prepare(struct round *round, struct failure *failure)
 {
@@ -410,6 +402,8 @@ static int prepare(struct round *round, struct failure *failure)
 		return result;
 	round->result.counts.total = round->survey.read_bytes;
 	round->result.counts.left_out = round->survey.left_out_bytes;
+	if (round->must_restart || round->starts_over)
+		return restart_from_zero(round, failure);
 	if (round->begun.resumed)
 		notice(round->operation->notices, NOTICE_INFO, "round %u of disk %s goes on at offset %" PRIu64,
 		       round->begun.number, round->options->disk, round->begun.cursor_bytes);
@@ -441,35 +435,36 @@ static int run_pipeline_once(struct round *round, struct failure *failure)
 /* The bitmap lied: from the start, and everything. */
 static int start_over_without_bitmap(struct round *round, const struct failure *why, struct failure *failure)
 {
-	struct store_round_counts counts = { .total = 0 };
 	int result;
 
 	notice(round->operation->notices, NOTICE_WARNING, "dirty bitmap %s: not to be trusted: %s; everything is compared",
 	       round->options->dirty_bitmap, why->message);
 	round->trusts_bitmap = false;
-	result = survey_again(round, failure);
+	round->must_restart = true;
+	result = write_notes(round, &round->read_errors, failure);
+	if (result == 0)
+		result = survey_again(round, failure);
+	if (result == 0)
+		result = restart_from_zero(round, failure);
 	if (result < 0)
 		return result;
-	counts.total = round->survey.read_bytes;
-	counts.left_out = round->survey.left_out_bytes;
-	/* what was changed and stored stays so */
-	counts.changed = round->result.counts.changed;
-	counts.stored = round->result.counts.stored;
-	counts.read = round->result.counts.read;
-	round->result = (struct pipeline_result){ .cursor_bytes = 0, .counts = counts };
-	atomic_store(&round->meter.total_bytes, counts.total);
+	atomic_store(&round->meter.total_bytes, round->result.counts.total);
 	atomic_store(&round->meter.done_bytes, 0);
-	return write_notes(round, &round->read_errors, failure);
+	return 0;
 }
 
 /* A round that goes on finds the bitmap of its beginning, or one that was made anew meanwhile and knows nothing of what was dirty then. */
 static int check_resumed_bitmap(struct round *round, struct failure *failure)
 {
 	struct failure why = { .code = 0 };
+	bool still_dirty = true;
+	int result = 0;
 
-	if (!round->begun.resumed || !round->trusts_bitmap || round->survey.dirty_bytes >= round->noted_dirty_bytes)
-		return 0;
-	(void)fail(&why, -EUCLEAN, "it says less is dirty than when the round began: it was cleared, or made anew");
+	if (round->begun.resumed && round->trusts_bitmap)
+		result = dirty_marks_check(round->source, &round->noted_dirty, &round->dirty, &still_dirty, failure);
+	if (result < 0 || still_dirty)
+		return result;
+	(void)fail(&why, -EUCLEAN, "what it called dirty when the round began, it calls clean: it was cleared, or made anew");
 	return start_over_without_bitmap(round, &why, failure);
 }
 
@@ -483,7 +478,7 @@ static int run_pipeline(struct round *round, struct failure *failure)
 			return 0;
 		if (result == -EUCLEAN && round->trusts_bitmap)
 			result = start_over_without_bitmap(round, &why, failure);
-		else if (result != -ESTALE || tries == STALE_TRIES || strncmp(why.message, "source", 6) == 0)
+		else if (result != -EAGAIN || tries == STALE_TRIES)
 			return fail_from(failure, &why);
 		else
 			result = 0; /* a chunk was cleaned away meanwhile: on from the checkpoint */
@@ -523,7 +518,7 @@ static int judge_use(struct round *round, bool warn, struct failure *failure)
 	return 0;
 }
 
-/* An NBD source can't be asked who else uses it; its file systems can. */
+/* An NBD source can't be asked who else uses it. What its server lets nobody write through it, and no file system on it claims, is taken for quiet. */
 static void judge_file_systems(struct round *round)
 {
 	unsigned count;
@@ -538,12 +533,16 @@ static void judge_file_systems(struct round *round)
 			say_fuzzy(round, why);
 			return;
 		}
+	if (round->info->kind == SOURCE_NBD && !round->info->is_read_only)
+		say_fuzzy(round, strdup("its server lets it be written to, and can't be asked whether somebody did; "
+					"export it read-only where nobody does"));
 }
 
 static int judge_changes(struct round *round, struct failure *failure)
 {
 	AUTO_FREE char *end_stamp = NULL;
 	uint64_t size_bytes;
+	bool goes_on;
 	int result = source_current_size(round->source, &size_bytes, failure);
 
 	if (result < 0)
@@ -556,9 +555,10 @@ static int judge_changes(struct round *round, struct failure *failure)
 	result = source_change_stamp(round->source, &end_stamp, failure);
 	if (result < 0)
 		return result;
-	if (round->begun.resumed && (end_stamp[0] == '\0' || round->begun.start_stamp == NULL))
+	goes_on = round->begun.resumed && !round->starts_over;
+	if (goes_on && (end_stamp[0] == '\0' || round->begun.start_stamp == NULL))
 		say_fuzzy(round, strdup("the round was interrupted, and it can't be told whether the source changed meanwhile"));
-	else if (strcmp(end_stamp, round->begun.resumed ? round->begun.start_stamp : round->start_stamp) != 0)
+	else if (strcmp(end_stamp, goes_on ? round->begun.start_stamp : round->start_stamp) != 0)
 		say_fuzzy(round, strdup("it was written to while it was read"));
 	return 0;
 }
@@ -615,9 +615,7 @@ static int make_image(struct round *round, struct failure *failure)
 
 	if (details == NULL)
 		return fail_errno(failure, -ENOMEM, "image");
-	result = find_own_image(round, &round->report->image, failure);
-	if (result == 0 && round->report->image == 0)
-		result = store_create_image(round->view, &params, &round->report->image, failure);
+	result = store_create_image(round->view, &params, &round->report->image, failure);
 	return result;
 }
 
@@ -730,7 +728,37 @@ static int run_begun(struct round *round, struct failure *failure)
 	if (result < 0)
 		note_end(round, &why);
 	fill_report(round);
+	round->report->resumed = round->begun.resumed && !round->starts_over;
 	return result < 0 ? fail_from(failure, &why) : 0;
+}
+
+/*
+ * A round that was cut short when there was nothing left to read isn't simply gone on with: it would hand out as new what may be old. If its image was made, it
+ * is done, and a new one follows. If not, and the source may have changed since, everything is compared again.
+ */
+static int leave_what_is_over(struct round *round, struct failure *failure)
+{
+	const struct store_round_begun *begun = &round->begun;
+	bool is_same = begun->start_stamp != NULL && round->start_stamp[0] != '\0' &&
+		       strcmp(begun->start_stamp, round->start_stamp) == 0;
+	uint32_t image;
+	int result;
+
+	if (!begun->resumed)
+		return 0;
+	result = find_own_image(round, &image, failure);
+	if (result < 0)
+		return result;
+	if (image == 0) {
+		round->starts_over = begun->cursor_bytes >= round->info->size_bytes && !is_same;
+		return 0;
+	}
+	result = store_finish_round(round->view, begun->number, ROUND_DONE, NULL, &begun->counts, failure);
+	if (result < 0)
+		return result;
+	store_round_begun_free(&round->begun);
+	round->begun = (struct store_round_begun){ .number = 0 };
+	return begin(round, failure);
 }
 
 static int run(struct round *round, struct failure *failure)
@@ -745,6 +773,8 @@ static int run(struct round *round, struct failure *failure)
 		result = claim_disk(round, failure);
 	if (result == 0)
 		result = begin(round, failure);
+	if (result == 0)
+		result = leave_what_is_over(round, failure);
 	if (result == 0)
 		result = run_begun(round, failure);
 	if (result == 0)

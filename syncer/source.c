@@ -16,7 +16,10 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/units.h"
 #include "syncer/source_nbd_uri.h"
+
+#define ABANDON_SECONDS 2.0
 
 /* Length of the scheme if `spec` starts as RFC 3986 says a URI does ("nbd+unix://"), else 0. */
 static size_t scheme_length(const char *spec)
@@ -122,6 +125,15 @@ struct source_request *source_reap(struct source *source, bool wait)
 	if (request != NULL)
 		source->in_flight--;
 	return request;
+}
+
+void source_abandon(struct source *source)
+{
+	double until = units_monotonic_seconds() + ABANDON_SECONDS;
+
+	while (source->in_flight > 0)
+		if (source_reap(source, true) == NULL && source->ops->drop != NULL && units_monotonic_seconds() > until)
+			source->ops->drop(source);
 }
 
 int source_read(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes, struct failure *failure)

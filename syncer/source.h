@@ -13,6 +13,7 @@
 #ifndef WHERRY_SYNCER_SOURCE_H
 #define WHERRY_SYNCER_SOURCE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +28,7 @@ struct source_info {
 	uint32_t sector_bytes; /* logical sector size: 512 or 4096 (power of two, 512..65536); 512 for a file */
 	uint32_t align_bytes;  /* buffers, offsets and lengths of requests should be multiples of this (a power of two,
 				* at most 4096) where they can: unaligned ones work and are slower */
+	bool is_read_only;	/* NBD: the server takes no writes on this export, from anybody on this connection */
 	uint32_t most_in_flight; /* how many requests are worth having in flight at once, 1..64 */
 	char *name;		 /* what people call it: the path or the URI without secrets */
 	char *identity;		 /* stable between rounds and hosts' reboots where possible, e.g. "file:/srv/a.img",
@@ -71,11 +73,19 @@ struct source_request {
 /*
  * submit and reap belong to one thread. At most info->most_in_flight * 2 may be in flight (asserted).
  * source_submit() fails only when the source is gone for good (connection lost), the request isn't in flight then.
- * source_reap() gives back one finished request, in any order; waits when `wait`; NULL when none
+ * source_reap() gives back one finished request, in any order; waits when `wait`, but not much longer than a quarter of
+ * a second, so that its caller notices when it is to stop though the source hangs; NULL when none
  * is finished (or none in flight). After a lost connection all requests in flight come back with an error.
  */
 int source_submit(struct source *source, struct source_request *request, struct failure *failure);
 struct source_request *source_reap(struct source *source, bool wait);
+
+/*
+ * For who wants nothing of what is in flight any more, and has the buffers: returns when nothing is in flight, and
+ * nobody writes to them. An NBD server that doesn't answer within 2 seconds is given up for good; a file or device is
+ * waited for.
+ */
+void source_abandon(struct source *source);
 
 /*
  * A plain blocking read of exactly len_bytes. May be called from the thread that submits, also while requests are in
@@ -93,7 +103,7 @@ int source_read(struct source *source, void *buffer, size_t len_bytes, uint64_t 
  */
 typedef void (*source_bad_range_fn)(void *opaque, uint64_t off_bytes, uint64_t len_bytes);
 int source_read_salvaging(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes,
-			  const volatile bool *stop, source_bad_range_fn bad, void *opaque, struct failure *failure);
+			  const atomic_bool *stop, source_bad_range_fn bad, void *opaque, struct failure *failure);
 
 /*
  * What the source says about a range without reading it. SOURCE_HOLE reads as zeros for certain (SEEK_HOLE;

@@ -47,6 +47,7 @@ enum {
 	READER_THREADS = 4,
 	FILE_MOST_IN_FLIGHT = 2 * READER_THREADS, /* one being read, one waiting, for each */
 	WINDOW_BYTES = RESIDENCY_WINDOW_BYTES,
+	REAP_NANOSECONDS = 250000000,
 	BUFFER_ALIGN_BYTES = 4096, /* enough for every device's DMA */
 	FILE_GRAIN_BYTES = 4096,   /* what file systems take for O_DIRECT, and how they lose data */
 	BOUNCE_BYTES = WINDOW_BYTES + 65536
@@ -308,10 +309,18 @@ static int file_submit(struct source *source, struct source_request *request, st
 static struct source_request *file_reap(struct source *source, bool wait)
 {
 	struct file_source *file = file_of(source);
+	struct timespec until;
 	WITH_LOCK(&file->lock);
 
+	(void)clock_gettime(CLOCK_REALTIME, &until); /* a clock that is set makes one wait longer or shorter, no more */
+	until.tv_nsec += REAP_NANOSECONDS;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
 	while (wait && file->finished.count == 0)
-		(void)pthread_cond_wait(&file->work_done, &file->lock);
+		if (pthread_cond_timedwait(&file->work_done, &file->lock, &until) == ETIMEDOUT)
+			break;
 	return request_ring_take(&file->finished);
 }
 

@@ -24,6 +24,7 @@ struct source_ops {
 	/* As in source.h. At most 2 * most_in_flight requests are given at once. */
 	int (*submit)(struct source *source, struct source_request *request, struct failure *failure);
 	struct source_request *(*reap)(struct source *source, bool wait);
+	void (*drop)(struct source *source); /* all in flight finish at once, with an error; NULL: can't be */
 
 	/* 1 .. SOURCE_MOST_REQUEST_BYTES bytes inside the source; next to requests in flight. */
 	int (*read)(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes, struct failure *failure);

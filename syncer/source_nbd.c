@@ -56,6 +56,8 @@ enum {
 	MOST_NAMES = 1024,		/* of bitmaps and exports, taken from a server's list */
 	MOST_NAME_BYTES = 4096,		/* NBD protocol: of any string */
 	CONNECT_SECONDS = 30,
+	SILENCE_SECONDS = 60, /* a server that says nothing for so long, and owes an answer, is gone */
+	REAP_MS = 250,
 	GOODBYE_MS = 500,
 	BUFFER_ALIGN_BYTES = 4096,
 };
@@ -71,6 +73,7 @@ struct nbd_job {
 	struct nbd_source *nbd;
 	bool is_taken;
 	bool is_done;			/* a blocking read's; requests go to the ring */
+	bool is_queued;			/* has something left to ask for, or an error and nobody has looked yet */
 	struct source_request *request; /* NULL: a blocking read */
 	uint8_t *target;		/* where the commands' bytes go: stands for first_bytes */
 	uint8_t *bounce;		/* owned; `target` if the range had to be widened, else NULL */
@@ -82,6 +85,7 @@ struct nbd_job {
 	uint64_t end_bytes;
 	unsigned commands;    /* in flight */
 	int error;	      /* the first one */
+	bool is_second_try;   /* it was too much in one piece */
 	struct nbd_job *next; /* in the queue of jobs with something left to ask for */
 };
 
@@ -125,6 +129,8 @@ struct nbd_source {
 	uint64_t maximum_bytes; /* payload; a multiple of it */
 	bool is_lost;
 	char why_lost[256];
+	bool wants_one_piece;  /* reads are answered in one piece (LIBNBD_CMD_FLAG_DF) */
+	double heard_at;       /* when the server last took or gave bytes, or was asked first */
 	struct nbd_job jobs[MOST_JOBS];
 	struct nbd_job *first_waiting;
 	struct nbd_job *last_waiting;
@@ -204,6 +210,7 @@ static void turn(struct nbd_source *nbd, int timeout_ms)
 		check_connection(nbd);
 		return;
 	}
+	nbd->heard_at = units_monotonic_seconds();
 	/* One of the two: the state may be another after it. */
 	if ((direction & LIBNBD_AIO_DIRECTION_READ) != 0 && (socket.revents & (POLLIN | POLLHUP | POLLERR)) != 0)
 		result = nbd_aio_notify_read(nbd->handle);
@@ -212,6 +219,14 @@ static void turn(struct nbd_source *nbd, int timeout_ms)
 	if (result < 0)
 		lose(nbd, last_error());
 	check_connection(nbd);
+}
+
+/* The same for who waits for the answer to a command, and not for ever. */
+static void turn_patiently(struct nbd_source *nbd, int timeout_ms)
+{
+	turn(nbd, timeout_ms);
+	if (!nbd->is_lost && units_monotonic_seconds() - nbd->heard_at > SILENCE_SECONDS)
+		lose(nbd, "no answer within 60 seconds");
 }
 
 /* Until *is_done; false when that didn't happen within the time for connecting, or the connection is lost. */
@@ -253,6 +268,7 @@ static void release_job(struct nbd_job *job)
 static void queue_job(struct nbd_source *nbd, struct nbd_job *job)
 {
 	job->next = NULL;
+	job->is_queued = true;
 	if (nbd->first_waiting == NULL)
 		nbd->first_waiting = job;
 	else
@@ -297,7 +313,20 @@ static void finish_job(struct nbd_source *nbd, struct nbd_job *job)
 
 static bool is_complete(const struct nbd_job *job)
 {
-	return job->commands == 0 && (job->next_bytes == job->end_bytes || job->error != 0);
+	return job->commands == 0 && !job->is_queued;
+}
+
+/* "In one piece" is a wish that a server may decline for more than 64 KiB (NBD protocol, NBD_CMD_FLAG_DF): in pieces then. */
+static bool start_again_in_pieces(struct nbd_source *nbd, struct nbd_job *job)
+{
+	if (job->error != -EOVERFLOW || job->is_second_try)
+		return false;
+	nbd->wants_one_piece = false;
+	job->is_second_try = true;
+	job->error = 0;
+	job->next_bytes = job->first_bytes;
+	queue_job(nbd, job);
+	return true;
 }
 
 /* libnbd's callback: no call of libnbd may be made in it. The error has to be looked at first. */
@@ -312,6 +341,28 @@ static int complete_command(void *opaque, int *error)
 	return 1; /* retire the command */
 }
 
+static int ignore_chunk(void *opaque, const void *data, size_t len_bytes, uint64_t off_bytes, unsigned status, int *error)
+{
+	(void)opaque; /* libnbd has put it where it belongs, and checks that all of it came; an error comes with the completion */
+	(void)data;
+	(void)len_bytes;
+	(void)off_bytes;
+	(void)status;
+	(void)error;
+	return 0;
+}
+
+static int64_t ask_for(struct nbd_source *nbd, void *target, size_t len_bytes, uint64_t off_bytes,
+		       nbd_completion_callback completion)
+{
+	nbd_chunk_callback chunk = {.callback = ignore_chunk};
+
+	if (nbd->wants_one_piece)
+		return nbd_aio_pread_structured(nbd->handle, target, len_bytes, off_bytes, chunk, completion,
+						LIBNBD_CMD_FLAG_DF);
+	return nbd_aio_pread(nbd->handle, target, len_bytes, off_bytes, completion, 0);
+}
+
 /* One piece of a job. */
 static void start_command(struct nbd_source *nbd, struct nbd_job *job)
 {
@@ -323,9 +374,11 @@ static void start_command(struct nbd_source *nbd, struct nbd_job *job)
 
 	/* Counted before: the call itself may already complete it. */
 	job->next_bytes += piece_bytes;
+	if (nbd->commands == 0)
+		nbd->heard_at = units_monotonic_seconds();
 	job->commands++;
 	nbd->commands++;
-	if (nbd_aio_pread(nbd->handle, at, piece_bytes, off_bytes, completion, 0) >= 0)
+	if (ask_for(nbd, at, piece_bytes, off_bytes, completion) >= 0)
 		return;
 	job->commands--;
 	nbd->commands--;
@@ -342,15 +395,19 @@ static void pump(struct nbd_source *nbd)
 
 		if (job->error == 0)
 			start_command(nbd, job);
-		if (job->error != 0 || job->next_bytes == job->end_bytes)
+		if (job->error != 0 || job->next_bytes == job->end_bytes) {
 			nbd->first_waiting = job->next;
+			job->is_queued = false;
+		}
 	}
 	if (nbd->is_lost)
 		nbd->first_waiting = NULL;
 	for (unsigned i = 0; i < MOST_JOBS; i++) {
 		struct nbd_job *job = &nbd->jobs[i];
 
-		if (job->is_taken && !job->is_done && (is_complete(job) || nbd->is_lost))
+		if (!job->is_taken || job->is_done || (!is_complete(job) && !nbd->is_lost))
+			continue;
+		if (nbd->is_lost || !start_again_in_pieces(nbd, job))
 			finish_job(nbd, job);
 	}
 }
@@ -383,14 +440,19 @@ static struct source_request *nbd_reap(struct source *source, bool wait)
 
 	pump(nbd);
 	request = request_ring_take(&nbd->finished);
-	while (request == NULL) { /* something is in flight, source.c has seen to that */
-		turn(nbd, wait ? -1 : 0);
+	for (double until = units_monotonic_seconds() + REAP_MS / 1e3; request == NULL;) {
+		turn_patiently(nbd, wait ? REAP_MS : 0);
 		pump(nbd);
 		request = request_ring_take(&nbd->finished);
-		if (!wait)
+		if (!wait || units_monotonic_seconds() >= until)
 			break;
 	}
 	return request;
+}
+
+static void nbd_drop(struct source *source)
+{
+	lose(nbd_of(source), "it did not answer in time when the reading was to end");
 }
 
 static int nbd_read(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes, struct failure *failure)
@@ -406,7 +468,7 @@ static int nbd_read(struct source *source, void *buffer, size_t len_bytes, uint6
 	if (error == 0) {
 		queue_job(nbd, job);
 		for (pump(nbd); !job->is_done; pump(nbd))
-			turn(nbd, -1);
+			turn_patiently(nbd, SILENCE_SECONDS * 1000 / 4);
 		error = job->error;
 	}
 	release_job(job);
@@ -525,13 +587,15 @@ static int ask_status(struct nbd_source *nbd, uint64_t off_bytes, struct failure
 		if (nbd->has_map[i] && !map_reset(&nbd->maps[i], query->off_bytes))
 			return fail(failure, -ENOMEM, "%s: out of memory", nbd->base.info.name);
 	}
+	if (nbd->commands == 0)
+		nbd->heard_at = units_monotonic_seconds();
 	if (nbd_aio_block_status(nbd->handle, query->len_bytes, query->off_bytes, extent, completion, 0) < 0) {
 		query->error = last_errno(-EIO);
 		query->is_done = true;
 		check_connection(nbd);
 	}
 	while (!query->is_done && !nbd->is_lost) {
-		turn(nbd, -1);
+		turn_patiently(nbd, SILENCE_SECONDS * 1000 / 4);
 		pump(nbd);
 	}
 	if (nbd->is_lost)
@@ -1004,6 +1068,12 @@ static int look_at_export(struct nbd_source *nbd, struct failure *failure)
 	if (info->align_bytes > BUFFER_ALIGN_BYTES)
 		info->align_bytes = BUFFER_ALIGN_BYTES;
 	info->most_in_flight = NBD_MOST_IN_FLIGHT;
+	info->is_read_only = nbd_is_read_only(nbd->handle) == 1;
+	/*
+	 * In one piece where the server can: qemu-nbd (7.2) answers a sector that can't be read with an error then, and otherwise by dropping the
+	 * connection. Holes have been asked for anyhow.
+	 */
+	nbd->wants_one_piece = nbd_can_df(nbd->handle) == 1;
 	nbd->base.grain_bytes = nbd->minimum_bytes < 512 ? 512 : (uint32_t)nbd->minimum_bytes;
 	nbd->has_map[MAP_ALLOCATION] = nbd_can_meta_context(nbd->handle, allocation_context) == 1;
 	nbd->has_map[MAP_DIRTY] =
@@ -1053,6 +1123,7 @@ static const struct source_ops nbd_ops = {
 	.close = nbd_source_close,
 	.submit = nbd_submit,
 	.reap = nbd_reap,
+	.drop = nbd_drop,
 	.read = nbd_read,
 	.extent_at = nbd_extent_at,
 	.dirty_at = nbd_dirty_at,

@@ -18,6 +18,7 @@
  */
 #include "syncer/source_internal.h"
 
+#include <stdatomic.h>
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -31,7 +32,7 @@ struct salvage {
 	struct source *source;
 	uint8_t *buffer; /* stands for off_bytes of the source */
 	uint64_t off_bytes;
-	const volatile bool *stop;
+	const atomic_bool *stop;
 	source_bad_range_fn bad;
 	void *opaque;
 	unsigned bad_in_a_row; /* sectors before the one looked at */
@@ -170,7 +171,7 @@ static int check_still_there(struct salvage *salvage, struct failure *failure)
 }
 
 int source_read_salvaging(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes,
-			  const volatile bool *stop, source_bad_range_fn bad, void *opaque, struct failure *failure)
+			  const atomic_bool *stop, source_bad_range_fn bad, void *opaque, struct failure *failure)
 {
 	const struct timespec retry_wait = {.tv_nsec = RETRY_WAIT_MS * 1000000L};
 	struct salvage salvage = {

@@ -19,6 +19,7 @@
  */
 #include "tools/progress_bar.h"
 
+#include <stdatomic.h>
 #include <langinfo.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -45,7 +46,7 @@ static struct {
 	bool has_last; /* something was reported, and `last` is not on the screen as a line yet */
 	struct progress last;
 	double due_seconds; /* monotonic: when to show something next */
-	const volatile bool *stop;
+	const atomic_bool *stop;
 	bool stop_was_said;
 } display = {.lock = PTHREAD_MUTEX_INITIALIZER, .mode = PROGRESS_NONE};
 

@@ -12,12 +12,13 @@
 #ifndef WHERRY_TOOLS_SIGNALS_H
 #define WHERRY_TOOLS_SIGNALS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 void signals_setup(void); /* once, before there are threads */
 
 /* From here on the first signal asks instead of ending. Returns the flag for struct operation. */
-const volatile bool *signals_ask_to_stop(void);
+const atomic_bool *signals_ask_to_stop(void);
 
 /* Text to write to standard error if a signal ends the process at once: to leave the line of a progress bar. "" or
  * "\n". */

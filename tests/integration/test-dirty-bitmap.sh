@@ -5,7 +5,7 @@
 # asan: yes
 # timeout: 240
 . "$(dirname "$0")/functions.sh"
-requires qemu-nbd qemu-img qemu-io jq openssl cmp
+requires qemu-nbd qemu-img qemu-io jq openssl cmp sfdisk
 
 MIB=$((1024 * 1024))
 SIZE=$((32 * MIB))
@@ -149,17 +149,44 @@ write_blocks 300 20 3
 remake_bitmap backup
 write_blocks 370 1 1
 round_with backup
-expect_not_trusted "less is dirty"
+expect_not_trusted "calls clean: it was cleared"
 write_blocks 10 1 1
 round_with backup
 expect_trusted 65536
 
-say "cleared, then more was written than before: only the samples can tell"
+say "cleared, then more was written than before, but not all that was written before"
 rewrite 0 $DATA all
 qemu-img bitmap --clear disk.qcow2 backup
 write_blocks 300 30 2
 round_with backup
+expect_not_trusted "calls clean: it was cleared"
+
+say "cleared when it had recorded nothing yet: only the samples can tell"
+add_bitmap fresh
+round_with fresh
+expect_not_trusted "wasn't there"
+round_with fresh
+expect_trusted 0
+rewrite 0 $DATA none
+qemu-img bitmap --clear disk.qcow2 fresh
+write_blocks 300 30 2
+round_with fresh
 expect_not_trusted "calls the [0-9]+ bytes at offset [0-9]+ clean"
+
+say "killed while it starts over: the next one doesn't go on where the first one was when it trusted the bitmap"
+rewrite 0 $DATA over
+qemu-img bitmap --clear disk.qcow2 fresh
+write_blocks 290 80 1
+serve -B fresh
+start wherry sync "$NBD_URI" web01 --dirty-bitmap fresh --limit 3M --level 0 >stopped.out 2>stopped.err
+wait_until 60 grep -q 'everything is compared' stopped.err
+sleep 0.3
+kill -KILL "$PID"
+finish "$PID" || true
+stop_serving
+round_with fresh
+expect_equal true "$(json_get .resumed)"
+qemu-img bitmap --remove disk.qcow2 fresh
 
 say "another source was synced into the disk meanwhile"
 remake_bitmap backup
@@ -227,8 +254,8 @@ write_blocks 360 20 1
 remake_bitmap backup
 write_blocks 5 1 1
 round_with backup
-expect_equal true "$(json_get .resumed)"
-expect_not_trusted "less is dirty"
+expect_equal false "$(json_get .resumed)" "it starts over"
+expect_not_trusted "calls clean: it was cleared"
 
 say "stopped in a first round; the next one, with a bitmap made anew, trusts nothing"
 rm -f disk.qcow2
@@ -245,4 +272,41 @@ stop_serving
 expect_equal true "$(json_get .resumed)"
 # What was read before the stop has changed since, and the bitmap does not know.
 round_with backup
-expect_not_trusted "less is dirty"
+expect_not_trusted "calls clean: it was cleared"
+
+say "a partition that is made where a gap was: what is in it was never read"
+DISK=web03
+random_file content $SIZE gap
+printf 'label: gpt\nstart=2048,size=16384\n' | sfdisk -q content
+qemu-img create -q -f qcow2 disk.qcow2 $SIZE
+qemu-io -f qcow2 -c "write -q -s content 0 $SIZE" disk.qcow2
+add_bitmap backup
+serve -B backup
+sync_disk "$NBD_URI" web03 --dirty-bitmap backup
+expect_number "$(json_get .left_out_bytes) > 16 * $MIB" "the gap is left out"
+sync_disk "$NBD_URI" web03 --dirty-bitmap backup
+stop_serving
+! grep -q 'everything is compared' stderr || die "not trusted: $(cat stderr)"
+printf 'label: gpt\nstart=2048,size=16384\nstart=18432\n' | sfdisk -q content
+head -c $MIB content >part
+qemu-io -f qcow2 -c "write -q -s part 0 $MIB" disk.qcow2
+tail -c $MIB content >part
+qemu-io -f qcow2 -c "write -q -s part $((SIZE - MIB)) $MIB" disk.qcow2
+round_with backup
+expect_not_trusted "partitions, or what is left out"
+
+say "a round that took zeros for what it could not read, and a bitmap that knows nothing of that"
+rm -f disk.qcow2
+make_disk 4 backup
+DISK=web04
+round_with backup
+write_blocks 5 1 1
+bad=$(qemu-img map --output=json -f qcow2 disk.qcow2 | jq '.[0].offset + 5 * 65536')
+disk="driver=qcow2,file.driver=blkdebug,file.image.driver=file,file.image.filename=$WORK/disk.qcow2"
+SOCKET=disk start_qemu_nbd --image-opts --read-only -B backup \
+	"$disk,file.inject-error.0.event=read_aio,file.inject-error.0.sector=$((bad / 512))"
+sync_disk "$NBD_URI" web04 --dirty-bitmap backup --on-read-error zero
+stop_serving
+expect_number "$(json_get '.read_errors | length') > 0" "there were bad sectors"
+round_with backup
+expect_not_trusted "could not read all"

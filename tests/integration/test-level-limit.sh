@@ -195,7 +195,8 @@ finish "$PID" || die "the round failed: $(cat words.err)"
 after=$(json_get .stored_bytes words.out)
 say "  of $(size_of words) bytes $before were stored before, $after at the end"
 expect_number "$after < $(size_of words) * 85 / 100" "the rest was compressed"
-expect_number "$after > $(size_of words) * 55 / 100" "the beginning was not"
+# Four bits of each byte are random: less than half of what came after $before bytes can't remain.
+expect_number "$after >= $(size_of words) / 2 + $before / 2" "the beginning was not"
 check_export web05@1 words
 
 say "a round at a low limit can be stopped at once"

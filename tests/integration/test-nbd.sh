@@ -50,7 +50,7 @@ make_source source $SIZE
 
 say "nbdkit, a Unix socket; holes are not read"
 : >requests.log
-start_nbdkit --filter=log file source logfile=requests.log
+start_nbdkit -r --filter=log file source logfile=requests.log
 sync_disk "$NBD_URI" web01
 check_export web01@1 source
 asked_for Read >reads
@@ -161,6 +161,7 @@ say "qemu-nbd, raw, writable: it is only read"
 before=$(stat -c '%Y %Z' source)
 EXPORT=disk start_qemu_nbd -f raw source
 round_of qemu-raw "$NBD_URI"
+expect_equal "fuzzy true" "$(json_get '"\(.consistency) \(.fuzzy_because | contains("written to"))"')" "others may write"
 stop_process "$NBD_PID"
 expect_equal "$before" "$(stat -c '%Y %Z' source)" "nobody wrote to it"
 
@@ -210,3 +211,31 @@ for signal in KILL TERM; do
 	expect_equal true "$(json_get .resumed)" "the next one went on"
 	expect_number "$(asked_for Read | awk '{ s += $2 } END { print s }') < 94 * $MIB" "without what was done"
 done
+
+# hang ALREADY: a server that is stopped when so many bytes were read from it, in a round in the background.
+hang() {
+	SOCKET=hangs start_nbdkit --filter=delay file killed rdelay=100ms
+	start wherry sync "$NBD_URI" hangs --progress=json --json >hung.out 2>hung.err
+	wait_until 60 grep -q '"done_bytes": *[1-9][0-9]\{7\}' hung.err
+	kill -STOP "$NBD_PID"
+}
+cursor_is_kept() {
+	[[ $(wherry rounds hangs --json | jq '.rounds[-1].done_bytes') -gt 0 ]]
+}
+
+say "a server that hangs: what was read becomes durable all the same, and the round can be stopped"
+hang
+wait_until 20 cursor_is_kept
+began=$SECONDS
+kill -INT "$PID"
+status=0
+finish "$PID" || status=$?
+kill -CONT "$NBD_PID"
+stop_process "$NBD_PID"
+expect_equal 130 "$status" "status of a round that was stopped: $(tail -n 2 hung.err)"
+expect_number "$SECONDS - began < 15" "it stops soon"
+SOCKET=hangs start_nbdkit file killed
+sync_disk "$NBD_URI" hangs
+stop_process "$NBD_PID"
+expect_equal true "$(json_get .resumed)"
+check_export hangs@1 killed

@@ -244,6 +244,13 @@ with_copy
 rm copy/catalog.db*
 refused_by_all 'catalog'
 [[ ! -e copy/catalog.db ]] || die "an empty catalog was made in the place of one that is lost"
+with_copy
+rm copy/wherry.json
+refused_by_all 'copy: not a store'
+(cd copy && find . -type f -exec sha256sum {} + | sort) >before
+expect_error 'copy: .*(lost|missing|description)' wherry -s copy init
+(cd copy && find . -type f -exec sha256sum {} + | sort) >after
+cmp before after || die "init touched what is left of a store"
 
 # ---------------------------------------------------- in use, pinned, full
 

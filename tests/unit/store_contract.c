@@ -13,6 +13,7 @@
  */
 #include "unit_test.h"
 
+#include <stdatomic.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -1748,6 +1749,7 @@ static void previous_round_is_known_to_the_next(void **state)
 	store_round_begun_free(&begun);
 	fill(bytes, CHUNK, 320);
 	must(commit_places(view, fixture->scratch, bytes, 1, &position, why()));
+	must(store_note_round(view, 1, "{\"noted\":1}", why()));
 	finish(view, 1, ROUND_DONE);
 	take_image(view);
 	close_view(view);
@@ -1760,6 +1762,8 @@ static void previous_round_is_known_to_the_next(void **state)
 	assert_string_equal(begun.previous_identity, plain_round.source_identity);
 	assert_string_equal(begun.previous_dirty_bitmaps, "a\nb");
 	assert_int_equal(begun.previous_dirty_bytes, 4711);
+	must_hold(begun.previous_details != NULL && begun.details == NULL);
+	assert_string_equal(begun.previous_details, "{\"noted\":1}");
 	store_round_begun_free(&begun);
 	close_view(view);
 }
@@ -1898,7 +1902,7 @@ static void round_that_is_over_is_over(void **state)
 struct reading {
 	struct store_view *view;
 	const uint8_t *bytes;
-	volatile bool *stop;
+	atomic_bool *stop;
 	unsigned int times;
 	uint64_t place; /* that differed; UINT64_MAX: none */
 	int error;
@@ -1913,7 +1917,7 @@ static void *read_again_and_again(void *opaque)
 	reading->place = UINT64_MAX;
 	reading->error = store_scratch_new(&scratch, &reading->failure);
 	while (reading->error == 0 && reading->place == UINT64_MAX &&
-	       !__atomic_load_n(reading->stop, __ATOMIC_RELAXED)) {
+	       !atomic_load(reading->stop)) {
 		reading->place =
 			find_difference(reading->view, scratch, reading->bytes, &reading->error, &reading->failure);
 		reading->times++;
@@ -1932,7 +1936,7 @@ static void image_is_read_while_the_disk_changes(void **state)
 	struct store_view *view = make_filled_disk(fixture, "web01", CHUNKS, 400, &bytes);
 	struct reading readings[READERS] = {{.times = 0}};
 	pthread_t threads[READERS];
-	volatile bool stop = false;
+	atomic_bool stop = false;
 	uint64_t freed;
 
 	memcpy(kept, bytes, (size_t)CHUNKS * CHUNK);
@@ -1948,7 +1952,7 @@ static void image_is_read_while_the_disk_changes(void **state)
 		if (i % 4 == 3)
 			must(store_delete_image(fixture->store, "web01", take_image(view), false, &freed, why()));
 	}
-	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	atomic_store(&stop, true);
 	for (size_t i = 0; i < READERS; i++)
 		assert_int_equal(pthread_join(threads[i], NULL), 0);
 	for (size_t i = 0; i < READERS; i++) {

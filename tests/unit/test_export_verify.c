@@ -9,6 +9,7 @@
  * WHERRY_TEST_SEED repeats a run.
  */
 #include "unit_test.h"
+#include "reap_one.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -17,6 +18,7 @@
 #include <linux/loop.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -280,7 +282,7 @@ static void put_disk(struct store *store, const char *name, const uint8_t *bytes
 struct watched {
 	struct operation operation;
 	struct notices notices;
-	volatile bool stop;
+	atomic_bool stop;
 	long stop_after_ms;
 	bool has_stopper;
 	pthread_t stopper;
@@ -319,7 +321,7 @@ static void *stop_later(void *opaque)
 
 	sleep_ms(watched->stop_after_ms);
 	watched->stopped_at_seconds = units_monotonic_seconds();
-	__atomic_store_n(&watched->stop, true, __ATOMIC_SEQ_CST);
+	atomic_store(&watched->stop, true);
 	return NULL;
 }
 
@@ -984,7 +986,7 @@ static void a_view_is_a_source(void **state)
 	}
 	request = (struct source_request){.off_bytes = 0, .len_bytes = (uint32_t)size_bytes, .buffer = buffer};
 	assert_int_equal(source_submit(source, &request, NULL), 0);
-	assert_ptr_equal(source_reap(source, true), &request);
+	assert_ptr_equal(reap_one(source), &request);
 	assert_int_equal(request.result, 0);
 	assert_memory_equal(buffer, bytes, size_bytes);
 	while (at_bytes < size_bytes) {

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -213,7 +214,7 @@ struct outcome {
 	double seconds;
 };
 
-static struct outcome run_round_with(struct store *store, const struct round_options *how, const volatile bool *stop)
+static struct outcome run_round_with(struct store *store, const struct round_options *how, const atomic_bool *stop)
 {
 	struct round_options options = *how;
 	const struct operation operation = {.doing = "a round of the test", .stop = stop};
@@ -477,10 +478,33 @@ static void a_store_that_forgets_is_noticed(void **state)
 	assert_false(keeps_checkpoints(true));
 }
 
+/* A round that was cut short when its image was made already is not the one that copies what has changed since. */
+static void an_image_is_not_handed_out_twice(void **state)
+{
+	(void)state;
+	for (int with_image = 0; with_image <= 1; with_image++) {
+		struct store *store = store_with_image(false);
+		enum store_fake_op op = with_image ? STORE_FAKE_FINISH_ROUND : STORE_FAKE_CREATE_IMAGE;
+		struct outcome outcome;
+
+		store_fake_cut_power_at(store, op, 1, STORE_FAKE_BEFORE);
+		assert_int_equal(run_round(store).result, -EIO);
+		assert_int_equal(check_images(store), 1 + with_image);
+		keep_source();
+		write_random(source_path, 4 * MIB, 100 * KIB);
+		outcome = run_good_round(store); /* looks whether the image has what the source has now */
+		assert_false(outcome.resumed);
+		assert_int_equal(outcome.image, 2 + with_image);
+		if (with_image)
+			assert_true(content_equals(store, 2, kept_path));
+		store_close(store);
+	}
+}
+
 /* ----------------------------------------------------------------------- stop */
 
 struct stopper {
-	volatile bool stop;
+	atomic_bool stop;
 	unsigned after_us;
 };
 
@@ -508,16 +532,25 @@ static struct outcome run_stopped(struct store *store, unsigned after_us)
 static void stopped_at_random_it_goes_on(void **state)
 {
 	unsigned stopped = 0;
+	double whole_seconds;
 
 	(void)state;
+	{
+		/* how long it takes here and today, without a stop */
+		struct store *store = store_with_image(false);
+
+		store_fake_delay(store, STORE_FAKE_PUT_CHUNK, 4);
+		whole_seconds = run_good_round(store).seconds;
+		store_close(store);
+	}
 	for (int i = 0; i < 15; i++) {
 		struct store *store = store_with_image(false);
 		uint64_t done = 0;
 		struct outcome outcome;
 
-		store_fake_delay(store, STORE_FAKE_PUT_CHUNK, 1);
+		store_fake_delay(store, STORE_FAKE_PUT_CHUNK, 4);
 		do {
-			outcome = run_stopped(store, (unsigned)random_number(150000));
+			outcome = run_stopped(store, (unsigned)random_number((uint64_t)(whole_seconds * 1e6) + 1));
 			assert_true(outcome.result == 0 || outcome.result == -EINTR || outcome.result == -ECANCELED);
 			if (outcome.result < 0) {
 				stopped++;
@@ -531,7 +564,8 @@ static void stopped_at_random_it_goes_on(void **state)
 		assert_int_equal(check_images(store), 2);
 		store_close(store);
 	}
-	assert_true(stopped > 5);
+	print_message("stopped %u times; a whole round takes %.3f s\n", stopped, whole_seconds);
+	assert_true(stopped > 3);
 }
 
 /* ------------------------------------------------------------------ memory, limits */
@@ -684,6 +718,7 @@ int main(void)
 		cmocka_unit_test(chunks_cleaned_away_are_stored_again),
 		cmocka_unit_test(what_a_checkpoint_had_is_not_read_again),
 		cmocka_unit_test(a_store_that_forgets_is_noticed),
+		cmocka_unit_test(an_image_is_not_handed_out_twice),
 		cmocka_unit_test(stopped_at_random_it_goes_on),
 		cmocka_unit_test(the_limit_of_the_round_is_kept),
 		cmocka_unit_test(a_limit_lifted_meanwhile_is_obeyed),

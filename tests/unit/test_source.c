@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "reap_one.h"
 #include "scratch_folder.h"
 #include "syncer/source.h"
 
@@ -122,7 +123,7 @@ static void assert_reads_whole(struct source *source, uint32_t len_bytes, size_t
 			request = &requests[used++];
 			continue;
 		}
-		request = source_reap(source, true);
+		request = reap_one(source);
 		if (request == NULL)
 			break;
 		assert_int_equal(request->result, 0);
@@ -169,7 +170,7 @@ static void blocking_read_works_next_to_requests_in_flight(void **state)
 	assert_int_equal(source_submit(source, &request, NULL), 0);
 	assert_int_equal(source_read(source, buffer, MIB, 3 * MIB - 1, NULL), 0);
 	assert_content(buffer, MIB, 3 * MIB - 1);
-	assert_ptr_equal(source_reap(source, true), &request);
+	assert_ptr_equal(reap_one(source), &request);
 	assert_int_equal(request.result, 0);
 	assert_content(request.buffer, 2 * MIB, 4096);
 	assert_null(source_reap(source, false));
@@ -229,7 +230,7 @@ static void file_cut_meanwhile_is_stale(void **state)
 	source = open_path(path_of("cut"));
 	assert_int_equal(truncate(path_of("cut"), 2 * MIB + 5000), 0);
 	assert_int_equal(source_submit(source, &request, NULL), 0);
-	assert_ptr_equal(source_reap(source, true), &request);
+	assert_ptr_equal(reap_one(source), &request);
 	assert_int_equal(request.result, -ESTALE);
 	assert_int_equal(source_read(source, request.buffer, MIB, 3 * MIB, &failure), -ESTALE);
 	assert_non_null(strstr(failure.message, "became shorter while it was read"));

