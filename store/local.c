@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -156,12 +157,16 @@ int store_create_local(const char *path, uint32_t chunk_bytes, struct failure *f
 		return fail(failure, -EINVAL, "chunk size %u: must be a power of two from 16K to 1M", chunk_bytes);
 	if (mkdir(path, 0700) < 0 && errno != EEXIST)
 		return fail_errno(failure, -errno, "folder %s", path);
-	result = check_folder_is_free(path, failure);
-	if (result < 0)
-		return result;
 	AUTO_CLOSE int folder_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (folder_fd < 0)
 		return fail_errno(failure, -errno, "folder %s", path);
+	/* two at once would clear away each other's files, and the slower one a store in use */
+	if (flock(folder_fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? fail(failure, -EBUSY, "folder %s: another process makes a store of it", path) :
+					      fail_errno(failure, -errno, "folder %s", path);
+	result = check_folder_is_free(path, failure);
+	if (result < 0)
+		return result;
 	/* an attempt that was cut short has no segments yet: these are a store's whose description is lost */
 	if (faccessat(folder_fd, "segments/01", F_OK, 0) == 0)
 		return fail(failure, -ENOTEMPTY, "folder %s: it holds the segments of a store whose wherry.json is missing; bring that back",

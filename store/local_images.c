@@ -222,9 +222,9 @@ int local_create_image(struct store_view *store_view, const struct store_image_p
 
 enum image_change { IMAGE_PIN, IMAGE_UNPIN, IMAGE_GOES };
 
-/* In one transaction: the row changes and the log says so. `image` is as before on failure. */
-static int change_image(struct local_store *local, const char *disk_name, uint32_t number, enum image_change change,
-			struct failure *failure)
+/* In one transaction: the row changes and the log says so. disk_id: of the disk that was looked at under this name before; 0: whichever has it now. */
+static int change_image(struct local_store *local, const char *disk_name, int64_t disk_id, uint32_t number,
+			enum image_change change, struct failure *failure)
 {
 	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
 	AUTO(catalog_image_release) struct catalog_image image = { .number = 0 };
@@ -238,6 +238,8 @@ static int change_image(struct local_store *local, const char *disk_name, uint32
 	if (result < 0)
 		return result;
 	result = local_find_disk(local->writer, disk_name, &disk, failure);
+	if (result == 0 && disk_id != 0 && disk.id != disk_id)
+		result = fail(failure, -ENOENT, "image %s@%u: its disk has been removed", disk_name, number);
 	if (result == 0)
 		result = local_find_image(local->writer, &disk, number, &image, failure);
 	if (result == 0 && change == IMAGE_GOES && image.pinned)
@@ -265,7 +267,7 @@ static int change_image(struct local_store *local, const char *disk_name, uint32
 
 int local_pin_image(struct store *store, const char *disk, uint32_t number, bool pinned, struct failure *failure)
 {
-	return change_image(local_of(store), disk, number, pinned ? IMAGE_PIN : IMAGE_UNPIN, failure);
+	return change_image(local_of(store), disk, 0, number, pinned ? IMAGE_PIN : IMAGE_UNPIN, failure);
 }
 
 /* ---- deleting ---- */
@@ -369,7 +371,7 @@ static int delete_image(struct local_store *local, const char *disk_name, uint32
 		if (result == 0)
 			result = catalog_image_unique(reader.catalog, &image, freed_bytes, failure);
 	} else if (result == 0) {
-		result = change_image(local, disk_name, number, IMAGE_GOES, failure);
+		result = change_image(local, disk_name, image.disk, number, IMAGE_GOES, failure);
 	}
 	if (result < 0 || dry_run) {
 		lease_release(&lease);

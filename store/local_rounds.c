@@ -309,7 +309,7 @@ int local_note_round(struct store_view *view, uint32_t number, const char *detai
 	int result;
 	WITH_LOCK(&local->write_lock);
 
-	result = local_begin_locked(local, failure);
+	result = catalog_begin(local->writer, failure); /* no bytes of a segment are named: it may even have failed */
 	if (result < 0)
 		return result;
 	result = get_round(local->writer, view, number, &round, failure);
@@ -322,10 +322,10 @@ int local_note_round(struct store_view *view, uint32_t number, const char *detai
 	if (result == 0)
 		result = catalog_round_update(local->writer, &round, failure);
 	if (result < 0) {
-		local_abandon_locked(local);
+		catalog_rollback(local->writer);
 		return result;
 	}
-	return local_end_locked(local, failure);
+	return catalog_commit(local->writer, failure);
 }
 
 static int end_round_locked(struct local_store *local, const struct store_view *view, struct catalog_round *round,
@@ -352,7 +352,7 @@ int local_finish_round(struct store_view *view, uint32_t number, enum store_roun
 	int result;
 	WITH_LOCK(&local->write_lock);
 
-	result = local_begin_locked(local, failure);
+	result = catalog_begin(local->writer, failure); /* no bytes of a segment are named: it may even have failed */
 	if (result < 0)
 		return result;
 	result = get_round(local->writer, view, number, &round, failure);
@@ -366,10 +366,10 @@ int local_finish_round(struct store_view *view, uint32_t number, enum store_roun
 		result = end_round_locked(local, view, &round, failure);
 	}
 	if (result < 0) {
-		local_abandon_locked(local);
+		catalog_rollback(local->writer);
 		return result;
 	}
-	return local_end_locked(local, failure);
+	return catalog_commit(local->writer, failure);
 }
 
 int local_round_throttle(struct store_view *view, uint32_t number, struct store_throttle *ret_throttle,

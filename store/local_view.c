@@ -363,6 +363,10 @@ static int shorten_last_chunk(struct store_view *view, uint64_t size_bytes, stru
 	result = store_scratch_new(&scratch, failure);
 	if (result == 0)
 		result = local_view_read_chunk(view, scratch, entry->chunk, plain, last_bytes, false, failure);
+	if (result == 0 && bytes_are_zero(plain, last_bytes)) {
+		change.kind = STORE_MAP_NOTHING;
+		return local_commit(view, &change, 1, NULL, failure);
+	}
 	if (result == 0)
 		result = hasher_digest(scratch->hasher, plain, last_bytes, change.digest, failure);
 	if (result == 0)
@@ -403,6 +407,7 @@ int local_resize_disk(struct store_view *store_view, uint64_t size_bytes, struct
 	if (result == 0)
 		result = local_log_locked(local, &disk, &entry, failure);
 	disk.size_bytes = size_bytes;
+	disk.content_round = 0; /* until a round has read all of it */
 	if (result == 0)
 		result = catalog_disk_update(local->writer, &disk, failure);
 	if (result < 0) {

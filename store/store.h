@@ -102,6 +102,7 @@ struct store_disk {
 	uint32_t sector_bytes;
 	uint32_t images;	 /* how many there are */
 	uint32_t live_generation;
+	uint32_t content_round;	 /* live content is what this round left when it was done; 0: something else changed it since */
 	char *mirror_of;	 /* the source it mirrors, NULL if none */
 	char *open_by;		 /* who has the live disk open, NULL if nobody */
 	char *parent;		 /* "web01@3" for a clone, else NULL */
@@ -137,7 +138,7 @@ struct store_round_counts {
 	uint64_t zero;	   /* known or found to be zero */
 	uint64_t changed;  /* plain bytes of chunks whose content changed, also to zero */
 	uint64_t stored;   /* new bytes in segments */
-	uint64_t sent;	   /* over a network; 0 for local stores */
+	uint64_t sent;	   /* to the store, over a network or not */
 };
 struct store_round {
 	char disk[STORE_NAME_MOST_BYTES + 1];

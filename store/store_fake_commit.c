@@ -285,8 +285,7 @@ static int resize_locked(struct fake_view *view, uint64_t size_bytes, struct fai
 	fake_map_free(&disk->live);
 	disk->live = map;
 	map = (struct fake_map){.pages = NULL};
-	if (size_bytes < disk->size_bytes)
-		disk->content_round = 0;
+	disk->content_round = 0;
 	disk->size_bytes = size_bytes;
 	__atomic_store_n(&view->view.size_bytes, size_bytes, __ATOMIC_RELAXED);
 	return 0;

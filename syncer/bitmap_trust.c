@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/utf8.h"
 #include "syncer/bitmap_trust.h"
 
 static void json_release(json_t **json)
@@ -125,12 +126,12 @@ void dirty_marks_from_json(const json_t *json, struct dirty_marks *ret_marks)
 
 /* ---- what a round notes ---- */
 
-/* What decides which parts of the disk are left out, besides what the file systems call free. */
-static uint64_t hash_layout(struct plan *plan)
+uint64_t bitmap_trust_layout(struct source *source, struct plan *plan, bool read_all)
 {
 	unsigned count;
 	const struct plan_partition *partitions = plan_partitions(plan, &count);
-	uint64_t hash = HASH_START;
+	const uint64_t basics[] = { source_get_info(source)->size_bytes, read_all };
+	uint64_t hash = hash_add(HASH_START, basics, sizeof(basics));
 	char text[160];
 
 	for (unsigned i = 0; i < count; i++) {
@@ -150,7 +151,10 @@ static json_t *names_to_json(const char *names)
 	while (*names != '\0') {
 		size_t length = strcspn(names, "\n");
 
-		if (json_array_append_new(array, json_stringn_nocheck(names, length)) < 0) {
+		AUTO_FREE char *name = strndup(names, length);
+
+		/* one that is no UTF-8 can't be noted, and so is never trusted */
+		if (name == NULL || (utf8_is_valid(name) && json_array_append_new(array, json_string(name)) < 0)) {
 			json_decref(array);
 			return NULL;
 		}
@@ -159,16 +163,16 @@ static json_t *names_to_json(const char *names)
 	return array;
 }
 
-char *bitmap_trust_describe(struct source *source, struct plan *plan, const char *used, const struct dirty_marks *marks)
+char *bitmap_trust_describe(struct source *source, uint64_t layout_hash, const char *used, const struct dirty_marks *marks)
 {
 	char layout[20];
 	AUTO(json_release) json_t *noted = NULL;
 
-	(void)snprintf(layout, sizeof(layout), "%016" PRIx64, hash_layout(plan));
+	(void)snprintf(layout, sizeof(layout), "%016" PRIx64, layout_hash);
 	noted = json_pack("{s:s, s:o, s:o}", "layout", layout, "names", names_to_json(source_dirty_bitmaps(source)), "marks",
 			  dirty_marks_to_json(marks));
 	if (noted == NULL ||
-	    json_object_set_new(noted, "used", used == NULL ? json_null() : json_string_nocheck(used)) < 0)
+	    json_object_set_new(noted, "used", used == NULL || !utf8_is_valid(used) ? json_null() : json_string(used)) < 0)
 		return NULL;
 	return json_dumps(noted, JSON_COMPACT);
 }
@@ -195,7 +199,7 @@ static bool has_name(const json_t *noted, const char *name)
 	return false;
 }
 
-int bitmap_trust_decide(struct source *source, struct plan *plan, const struct store_round_begun *begun, const char *name,
+int bitmap_trust_decide(struct source *source, uint64_t layout_hash, const struct store_round_begun *begun, const char *name,
 			const struct dirty_marks *now, const char **ret_why_not, struct failure *failure)
 {
 	AUTO(json_release) json_t *noted = NULL;
@@ -218,7 +222,7 @@ int bitmap_trust_decide(struct source *source, struct plan *plan, const struct s
 		*ret_why_not = "it wasn't there when the last round began";
 		return 0;
 	}
-	(void)snprintf(layout_now, sizeof(layout_now), "%016" PRIx64, hash_layout(plan));
+	(void)snprintf(layout_now, sizeof(layout_now), "%016" PRIx64, layout_hash);
 	layout = json_string_value(json_object_get(noted, "layout"));
 	if (layout == NULL || strcmp(layout, layout_now) != 0) {
 		*ret_why_not = "the partitions, or what is left out of them, have changed since the last round";

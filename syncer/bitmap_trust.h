@@ -11,6 +11,8 @@
  *   - of the bitmap in use, how much it calls dirty and some of the places (marks). A bitmap that was cleared, or made
  *     anew under its name, has forgotten them, unless all of them were written to again.
  *
+ * The bitmap has to go on recording while it is read: an enabled one, or one of a snapshot that nobody writes to.
+ *
  * What remains, a bitmap made anew that has no mark to miss, is left to the samples that the pipeline reads of what is
  * called clean. Who makes a bitmap anew gives it a new name.
  */
@@ -48,13 +50,16 @@ int dirty_marks_check(struct source *source, const struct dirty_marks *then, con
 json_t *dirty_marks_to_json(const struct dirty_marks *marks);
 void dirty_marks_from_json(const json_t *json, struct dirty_marks *ret_marks);
 
+/* What decides which parts of the disk are left out, besides what the file systems call free. */
+uint64_t bitmap_trust_layout(struct source *source, struct plan *plan, bool read_all);
+
 /* What a round notes, as a text for store_round_params.dirty_bitmaps. used: NULL for none. NULL: no memory. The caller frees it. */
-char *bitmap_trust_describe(struct source *source, struct plan *plan, const char *used, const struct dirty_marks *marks);
+char *bitmap_trust_describe(struct source *source, uint64_t layout_hash, const char *used, const struct dirty_marks *marks);
 
 /*
  * May this round, which is a new one, trust the bitmap `name`? *ret_why_not becomes NULL, or says why not, a constant text. Asks the server; durable: nothing.
  */
-int bitmap_trust_decide(struct source *source, struct plan *plan, const struct store_round_begun *begun, const char *name,
+int bitmap_trust_decide(struct source *source, uint64_t layout_hash, const struct store_round_begun *begun, const char *name,
 			const struct dirty_marks *now, const char **ret_why_not, struct failure *failure);
 
 #endif

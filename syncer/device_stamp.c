@@ -240,10 +240,13 @@ char *device_use_identity(int fd, const char *path)
 	char *identity = NULL;
 	struct stat status;
 
-	if (fstat(fd, &status) == 0 && S_ISBLK(status.st_mode))
+	if (fstat(fd, &status) < 0)
+		return NULL;
+	if (S_ISBLK(status.st_mode))
 		return identify_device(status.st_rdev);
 	real_path = realpath(path, NULL);
-	if (asprintf(&identity, "file:%s", real_path != NULL ? real_path : path) < 0)
+	/* another file that has taken its place is another source */
+	if (asprintf(&identity, "file:%ju:%s", (uintmax_t)status.st_ino, real_path != NULL ? real_path : path) < 0)
 		return NULL;
 	return identity;
 }

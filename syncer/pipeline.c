@@ -38,6 +38,14 @@ void unit_queue_put(struct unit_queue *queue, struct unit *unit)
 	queue->last = &unit->next;
 }
 
+void unit_queue_put_first(struct unit_queue *queue, struct unit *unit)
+{
+	unit->next = queue->first;
+	if (queue->first == NULL)
+		queue->last = &unit->next;
+	queue->first = unit;
+}
+
 struct unit *unit_queue_take(struct unit_queue *queue)
 {
 	struct unit *unit = queue->first;
@@ -180,6 +188,8 @@ int pipeline_run(const struct pipeline_params *params, struct pipeline_result *r
 		(void)pthread_join(workers[i], NULL); /* can't fail: ours, joinable, joined once */
 	if (has_committer)
 		(void)pthread_join(committer, NULL);
+	ret_result->doubt_off_bytes = pipeline->doubt_off_bytes;
+	ret_result->doubt_len_bytes = pipeline->doubt_len_bytes;
 	result = pipeline->failure.code == 0 ? 0 : fail_from(failure, &pipeline->failure);
 	pipeline_free(pipeline);
 	return result;

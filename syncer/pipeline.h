@@ -42,11 +42,13 @@ struct pipeline_params {
 struct pipeline_result {
 	uint64_t cursor_bytes; /* of the last checkpoint */
 	struct store_round_counts counts; /* at the last checkpoint */
+	uint64_t doubt_off_bytes; /* with -EUCLEAN: what the bitmap called clean when it was asked, and has changed */
+	uint32_t doubt_len_bytes; /* 0: -EUCLEAN came from elsewhere */
 };
 
 /*
  * 0: everything to the end of the source is committed. -EINTR: stopped, everything before the cursor is committed. -EAGAIN: a chunk was cleaned away meanwhile, go on from the
- * cursor. -EUCLEAN: the dirty bitmap called something clean that had changed: start over without it. Others: failed; what was before the failure is committed
+ * cursor. -EUCLEAN with doubt_len_bytes: the dirty bitmap called something clean that had changed; unless it calls it dirty by now, start over without it. Others: failed; what was before the failure is committed
  * where the store still can. The result is filled in any case.
  */
 int pipeline_run(const struct pipeline_params *params, struct pipeline_result *ret_result, struct failure *failure);

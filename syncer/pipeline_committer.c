@@ -191,6 +191,7 @@ static int commit_chunk(struct committer *committer, struct unit *unit, unsigned
 	memcpy(change->fingerprint, slot->fingerprint, FINGERPRINT_BYTES);
 	committer->stored_since += new_bytes;
 	committer->counts.stored += new_bytes;
+	committer->counts.sent += new_bytes;
 	if (slot->outcome != OUTCOME_REFRESH)
 		committer->counts.changed += len_bytes;
 	atomic_store(&pipeline->params->meter->sent_bytes, committer->counts.stored);
@@ -298,7 +299,7 @@ static void give_back(struct pipeline *pipeline, struct unit *unit)
 	shared_page_release(unit->page);
 	unit->page = NULL;
 	WITH_LOCK(&pipeline->lock);
-	unit_queue_put(&pipeline->free_units, unit);
+	unit_queue_put_first(&pipeline->free_units, unit); /* its memory is in the caches, and there at all */
 	(void)pthread_cond_broadcast(&pipeline->changed);
 }
 

@@ -96,6 +96,8 @@ struct pipeline {
 	bool is_ending; /* something failed, or a stop: everybody leaves */
 	struct failure failure; /* the first; code 0: none */
 	bool errors_are_noted;
+	uint64_t doubt_off_bytes; /* as in the result */
+	uint32_t doubt_len_bytes;
 
 	_Atomic int level;
 	_Atomic uint64_t limit; /* bytes a second, 0: none: workers don't run far ahead of it */
@@ -108,6 +110,7 @@ struct pipeline {
 void pipeline_fail(struct pipeline *pipeline, const struct failure *failure);
 bool pipeline_must_end(struct pipeline *pipeline);
 void unit_queue_put(struct unit_queue *queue, struct unit *unit);
+void unit_queue_put_first(struct unit_queue *queue, struct unit *unit);
 struct unit *unit_queue_take(struct unit_queue *queue);
 
 void pipeline_read(struct pipeline *pipeline);	    /* pipeline_reader.c: on the caller's thread */

@@ -21,8 +21,8 @@
 
 enum {
 	READ_THROUGH_BYTES = 32 << 10,
-	SAMPLE_EVERY = 64,    /* one of so many clean chunks, by chance */
-	SAMPLES_MOST = 16384, /* 1 GiB at 64 KiB a chunk */
+	SAMPLE_EVERY = 64, /* one of so many clean chunks, by chance; of more on a disk of which that would be more than … */
+	SAMPLES_MOST = 16384, /* … so many in all: 1 GiB at 64 KiB a chunk */
 };
 
 struct reader {
@@ -39,7 +39,7 @@ struct reader {
 	bool dirty, dirty_is_known; /* answer of the bitmap for [.., dirty_end) */
 	uint64_t dirty_end;
 	uint64_t random;
-	unsigned samples;
+	uint64_t sample_every;
 	struct failure failure;
 };
 
@@ -338,10 +338,8 @@ static int choose_chunks(struct reader *reader, struct unit *unit)
 		/* zeros of the mirror may be what an earlier round left out: only what it got by reading is as it was */
 		if (!is_mapped || planned != len_bytes)
 			continue;
-		slot->is_sample = reader->samples < SAMPLES_MOST &&
-				  next_random(reader) % SAMPLE_EVERY == 0;
+		slot->is_sample = next_random(reader) % reader->sample_every == 0;
 		slot->is_skipped = !slot->is_sample;
-		reader->samples += slot->is_sample;
 	}
 	return 0;
 }
@@ -549,10 +547,15 @@ void pipeline_read(struct pipeline *pipeline)
 		.at_bytes = pipeline->params->start_bytes,
 		.random = (uint64_t)time(NULL) << 20 ^ (uint64_t)pipeline->params->round ^ 0x9e3779b97f4a7c15u,
 	};
-	int result = read_on(&reader);
+	uint64_t chunks = pipeline->size_bytes / pipeline->chunk_bytes;
+	int result;
+
+	/* everywhere on the disk with the same chance */
+	reader.sample_every = chunks / SAMPLES_MOST > SAMPLE_EVERY ? chunks / SAMPLES_MOST : SAMPLE_EVERY;
+	result = read_on(&reader);
 
 	/* requests in flight write into our units: none may be left */
-	source_abandon(reader.source);
+	source_abandon(reader.source, pipeline->params->stop != NULL && *pipeline->params->stop);
 	shared_page_release(reader.page);
 	/* stopped in the middle of a unit: nobody may wait for it */
 	if (result == -ECANCELED)

@@ -112,15 +112,34 @@ static int settle_open_chunks(struct worker *worker, struct unit *unit, const un
 	return result;
 }
 
+static int doubt_bitmap(struct worker *worker, uint64_t off_bytes, uint32_t len_bytes)
+{
+	struct pipeline *pipeline = worker->pipeline;
+
+	{
+		WITH_LOCK(&pipeline->lock);
+		if (pipeline->failure.code == 0) {
+			pipeline->doubt_off_bytes = off_bytes;
+			pipeline->doubt_len_bytes = len_bytes;
+			(void)fail(&pipeline->failure, -EUCLEAN,
+				   "the dirty bitmap calls the %u bytes at offset %llu clean, and they have changed", len_bytes,
+				   (unsigned long long)off_bytes);
+		}
+	}
+	return fail(&worker->failure, -EUCLEAN, "the dirty bitmap is in doubt");
+}
+
 static int check_samples(struct worker *worker, const struct unit *unit)
 {
-	for (unsigned i = 0; i < chunk_count(worker->pipeline, unit); i++)
+	uint32_t chunk_bytes = worker->pipeline->chunk_bytes;
+
+	for (unsigned i = 0; i < chunk_count(worker->pipeline, unit); i++) {
+		uint64_t at = (uint64_t)i * chunk_bytes, left = unit->len_bytes - at;
+
 		if (unit->chunks[i].is_sample && unit->chunks[i].outcome != OUTCOME_SAME &&
 		    unit->chunks[i].outcome != OUTCOME_REFRESH)
-			return fail(&worker->failure, -EUCLEAN,
-				    "the dirty bitmap calls the %u bytes at offset %llu clean, and they have changed",
-				    worker->pipeline->chunk_bytes,
-				    (unsigned long long)(unit->off_bytes + (uint64_t)i * worker->pipeline->chunk_bytes));
+			return doubt_bitmap(worker, unit->off_bytes + at, left < chunk_bytes ? (uint32_t)left : chunk_bytes);
+	}
 	return 0;
 }
 

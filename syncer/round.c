@@ -25,6 +25,7 @@
 #include <limits.h>
 
 #include "common/cleanup.h"
+#include "common/utf8.h"
 #include "syncer/bitmap_trust.h"
 #include "syncer/left_out.h"
 #include "syncer/pipeline.h"
@@ -50,6 +51,7 @@ struct round {
 	bool trusts_bitmap;
 	bool must_restart; /* noted: the bitmap lied, from the start again, whatever the cursor says */
 	bool starts_over;  /* from the start again, for whatever reason, since this process goes on with the round */
+	uint64_t layout_hash;
 	struct dirty_marks dirty;	/* as of now; with a bitmap in use only */
 	struct dirty_marks noted_dirty; /* as of when the round decided to trust it */
 	char *start_stamp;
@@ -157,6 +159,8 @@ static int look_at_source(struct round *round, struct failure *failure)
 	if (result == 0)
 		result = survey_plan(round->source, round->plan, round->options->dirty_bitmap != NULL,
 				     store_chunk_bytes(round->store), round->operation->stop, &round->survey, failure);
+	if (result == 0)
+		round->layout_hash = bitmap_trust_layout(round->source, round->plan, round->options->read_all);
 	if (result == 0 && round->options->dirty_bitmap != NULL)
 		result = dirty_marks_read(round->source, round->operation->stop, &round->dirty, failure);
 	if (result == 0)
@@ -240,10 +244,13 @@ static int claim_disk(struct round *round, struct failure *failure)
 static char *describe_how(const struct round *round)
 {
 	const struct round_options *options = round->options;
+	/* who may be asked for a bitmap has to know what exactly was read: not two layouts in one round */
+	uint64_t layout_hash = source_dirty_bitmaps(round->source)[0] == '\0' ? 0 : round->layout_hash;
 	char *how = NULL;
 
-	if (asprintf(&how, "size=%" PRIu64 " read-all=%d on-read-error=%d dirty-bitmap=%s", round->info->size_bytes,
-		     options->read_all, options->on_read_error, options->dirty_bitmap == NULL ? "" : options->dirty_bitmap) < 0)
+	if (asprintf(&how, "size=%" PRIu64 " read-all=%d on-read-error=%d layout=%" PRIx64 " dirty-bitmap=%s",
+		     round->info->size_bytes, options->read_all, options->on_read_error, layout_hash,
+		     options->dirty_bitmap == NULL ? "" : options->dirty_bitmap) < 0)
 		return NULL;
 	return how;
 }
@@ -312,16 +319,19 @@ static int decide_on_bitmap(struct round *round, struct failure *failure)
 	const char *why_not;
 	int result;
 
-	if (round->options->dirty_bitmap == NULL || round->begun.resumed)
+	/* A round that goes on has decided, unless it is at 0 again because somebody wrote to the disk meanwhile. */
+	if (round->options->dirty_bitmap == NULL ||
+	    (round->begun.resumed && !(round->trusts_bitmap && round->begun.cursor_bytes == 0)))
 		return 0;
-	result = bitmap_trust_decide(round->source, round->plan, &round->begun, round->options->dirty_bitmap, &round->dirty,
+	round->trusts_bitmap = false;
+	result = bitmap_trust_decide(round->source, round->layout_hash, &round->begun, round->options->dirty_bitmap, &round->dirty,
 				     &why_not, failure);
 	if (result < 0)
 		return result;
 	if (why_not != NULL) {
 		notice(round->operation->notices, NOTICE_INFO, "dirty bitmap %s: %s; everything is compared this time",
 		       round->options->dirty_bitmap, why_not);
-		return 0;
+		return round->begun.resumed ? write_notes(round, &round->read_errors, failure) : 0;
 	}
 	round->trusts_bitmap = true;
 	round->noted_dirty = round->dirty;
@@ -341,7 +351,7 @@ static int begin(struct round *round, struct failure *failure)
 {
 	const struct round_options *options = round->options;
 	AUTO_FREE char *how = describe_how(round);
-	AUTO_FREE char *bitmaps = bitmap_trust_describe(round->source, round->plan, options->dirty_bitmap, &round->dirty);
+	AUTO_FREE char *bitmaps = bitmap_trust_describe(round->source, round->layout_hash, options->dirty_bitmap, &round->dirty);
 	struct store_round_params params = { .source = round->source_name,
 					     .source_identity = round->info->identity,
 					     .how = how,
@@ -376,6 +386,7 @@ static int restart_from_zero(struct round *round, struct failure *failure)
 					     .left_out = round->survey.left_out_bytes,
 					     .changed = round->result.counts.changed,
 					     .stored = round->result.counts.stored,
+					     .sent = round->result.counts.sent,
 					     .read = round->result.counts.read };
 	struct store_round_position position = { .number = round->begun.number, .counts = counts };
 	int result = store_commit(round->view, NULL, 0, &position, failure);
@@ -468,17 +479,39 @@ static int check_resumed_bitmap(struct round *round, struct failure *failure)
 	return start_over_without_bitmap(round, &why, failure);
 }
 
+/*
+ * The bitmap was asked some time ago. What was written since is dirty now, and no lie: the round goes on from its last checkpoint, with what the bitmap says now.
+ */
+static int is_dirty_now(struct round *round, bool *ret_is_dirty, struct failure *failure)
+{
+	uint64_t end_bytes = round->result.doubt_off_bytes + round->result.doubt_len_bytes, len_bytes;
+
+	*ret_is_dirty = false;
+	source_forget_maps(round->source);
+	for (uint64_t at = round->result.doubt_off_bytes; at < end_bytes && !*ret_is_dirty; at += len_bytes) {
+		int result = source_dirty_at(round->source, at, end_bytes - at, ret_is_dirty, &len_bytes, failure);
+
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
 static int run_pipeline(struct round *round, struct failure *failure)
 {
 	for (int tries = 0;; tries++) {
 		struct failure why = { .code = 0 };
 		int result = run_pipeline_once(round, &why);
+		bool is_dirty;
 
 		if (result == 0)
 			return 0;
-		if (result == -EUCLEAN && round->trusts_bitmap)
-			result = start_over_without_bitmap(round, &why, failure);
-		else if (result != -EAGAIN || tries == STALE_TRIES)
+		if (result == -EUCLEAN && round->result.doubt_len_bytes > 0) {
+			result = is_dirty_now(round, &is_dirty, failure);
+			if (result == 0 && !is_dirty)
+				result = start_over_without_bitmap(round, &why, failure);
+			tries--; /* each time it knows of more, and goes on from further along */
+		} else if (result != -EAGAIN || tries == STALE_TRIES)
 			return fail_from(failure, &why);
 		else
 			result = 0; /* a chunk was cleaned away meanwhile: on from the checkpoint */
@@ -518,24 +551,43 @@ static int judge_use(struct round *round, bool warn, struct failure *failure)
 	return 0;
 }
 
-/* An NBD source can't be asked who else uses it. What its server lets nobody write through it, and no file system on it claims, is taken for quiet. */
-static void judge_file_systems(struct round *round)
+static bool say_claimed(struct round *round, const struct plan *plan)
 {
 	unsigned count;
-	const struct plan_partition *partitions = plan_partitions(round->plan, &count);
+	const struct plan_partition *partitions = plan_partitions(plan, &count);
 	char *why = NULL;
 
-	for (unsigned i = 0; round->info->kind == SOURCE_NBD && i < count; i++)
+	for (unsigned i = 0; i < count; i++)
 		if (partitions[i].looks_in_use) {
 			if (asprintf(&why, "the %s in partition %u says that it is mounted, or was not unmounted",
 				     partitions[i].type, partitions[i].number) < 0)
 				why = NULL;
 			say_fuzzy(round, why);
-			return;
+			return true;
 		}
-	if (round->info->kind == SOURCE_NBD && !round->info->is_read_only)
+	return false;
+}
+
+/*
+ * An NBD source can't be asked who else uses it. What its server lets nobody write through it, and no file system on it claims, now as at the start, is taken
+ * for quiet.
+ */
+static int judge_nbd(struct round *round, struct failure *failure)
+{
+	const struct plan_options options = { .read_all = true };
+	struct plan *plan_now = NULL;
+	int result;
+
+	if (round->info->kind != SOURCE_NBD || say_claimed(round, round->plan))
+		return 0;
+	result = plan_make(round->source, &options, &plan_now, failure);
+	if (result < 0)
+		return result;
+	if (!say_claimed(round, plan_now) && !round->info->is_read_only)
 		say_fuzzy(round, strdup("its server lets it be written to, and can't be asked whether somebody did; "
 					"export it read-only where nobody does"));
+	plan_free(plan_now);
+	return 0;
 }
 
 static int judge_changes(struct round *round, struct failure *failure)
@@ -569,8 +621,7 @@ static int judge(struct round *round, struct failure *failure)
 
 	if (result == 0)
 		result = judge_changes(round, failure);
-	judge_file_systems(round);
-	return result;
+	return result == 0 ? judge_nbd(round, failure) : result;
 }
 
 /* ---- image and after ---- */
@@ -597,9 +648,10 @@ static int find_own_image(struct round *round, uint32_t *ret_number, struct fail
 
 static char *describe_image(const struct round *round)
 {
+	AUTO_FREE char *because = round->report->fuzzy_because == NULL ? NULL : utf8_repair(round->report->fuzzy_because);
 	AUTO(json_release) json_t *details =
 		json_pack("{s:o, s:I, s:s*}", "read_errors", ranges_to_json(&round->read_errors), "left_out_bytes",
-			  (json_int_t)round->survey.left_out_bytes, "fuzzy_because", round->report->fuzzy_because);
+			  (json_int_t)round->survey.left_out_bytes, "fuzzy_because", because);
 
 	return details == NULL ? NULL : json_dumps(details, JSON_COMPACT);
 }
@@ -622,10 +674,11 @@ static int make_image(struct round *round, struct failure *failure)
 /* Without an image, the round itself keeps how far its content can be trusted: for an image made of it later. */
 static int note_trust(struct round *round, struct failure *failure)
 {
+	AUTO_FREE char *because = round->report->fuzzy_because == NULL ? NULL : utf8_repair(round->report->fuzzy_because);
 	AUTO(json_release) json_t *notes =
 		json_pack("{s:o, s:I, s:s, s:s*}", "read_errors", ranges_to_json(&round->read_errors), "left_out_bytes",
 			  (json_int_t)round->survey.left_out_bytes, "consistency",
-			  store_consistency_name(round->report->consistency), "fuzzy_because", round->report->fuzzy_because);
+			  store_consistency_name(round->report->consistency), "fuzzy_because", because);
 	AUTO_FREE char *text = notes == NULL ? NULL : json_dumps(notes, JSON_COMPACT);
 
 	if (text == NULL)
@@ -662,8 +715,10 @@ static int verify(struct round *round, struct failure *failure)
 		store_view_close(round->view);
 		round->view = NULL;
 	}
-	result = verify_run(round->store, &reference, round->options->source, round->options->read_all, round->operation, &report,
-			    failure);
+	/* with the same connection: a server may take one client only, and end when it leaves */
+	source_forget_maps(round->source);
+	result = verify_source(round->store, &reference, take_ptr(round->source), round->options->read_all, round->operation, &report,
+			     failure);
 	if (result < 0)
 		return result;
 	round->report->verified = true;
@@ -749,8 +804,9 @@ static int leave_what_is_over(struct round *round, struct failure *failure)
 	result = find_own_image(round, &image, failure);
 	if (result < 0)
 		return result;
-	if (image == 0) {
-		round->starts_over = begun->cursor_bytes >= round->info->size_bytes && !is_same;
+	if (image == 0 || begun->cursor_bytes < round->info->size_bytes) {
+		/* with an image, and a cursor that was set back: somebody wrote to the disk since */
+		round->starts_over = image != 0 || (begun->cursor_bytes >= round->info->size_bytes && !is_same);
 		return 0;
 	}
 	result = store_finish_round(round->view, begun->number, ROUND_DONE, NULL, &begun->counts, failure);

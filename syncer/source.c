@@ -127,13 +127,20 @@ struct source_request *source_reap(struct source *source, bool wait)
 	return request;
 }
 
-void source_abandon(struct source *source)
+void source_abandon(struct source *source, bool is_urgent)
 {
 	double until = units_monotonic_seconds() + ABANDON_SECONDS;
 
 	while (source->in_flight > 0)
-		if (source_reap(source, true) == NULL && source->ops->drop != NULL && units_monotonic_seconds() > until)
+		if (source_reap(source, true) == NULL && is_urgent && source->ops->drop != NULL &&
+		    units_monotonic_seconds() > until)
 			source->ops->drop(source);
+}
+
+void source_forget_maps(struct source *source)
+{
+	if (source->ops->forget_maps != NULL)
+		source->ops->forget_maps(source);
 }
 
 int source_read(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes, struct failure *failure)

@@ -31,7 +31,7 @@ struct source_info {
 	bool is_read_only;	/* NBD: the server takes no writes on this export, from anybody on this connection */
 	uint32_t most_in_flight; /* how many requests are worth having in flight at once, 1..64 */
 	char *name;		 /* what people call it: the path or the URI without secrets */
-	char *identity;		 /* stable between rounds and hosts' reboots where possible, e.g. "file:/srv/a.img",
+	char *identity;		 /* stable between rounds and hosts' reboots where possible, e.g. "file:INODE:/srv/a.img",
 				  * "block:/dev/sda:<serial or wwid if any>", "nbd:…": tells whether a round that
 				  * resumes still reads from the same place */
 };
@@ -82,10 +82,13 @@ struct source_request *source_reap(struct source *source, bool wait);
 
 /*
  * For who wants nothing of what is in flight any more, and has the buffers: returns when nothing is in flight, and
- * nobody writes to them. An NBD server that doesn't answer within 2 seconds is given up for good; a file or device is
- * waited for.
+ * nobody writes to them. If is_urgent, an NBD server that doesn't answer within 2 seconds is given up for good; else it has
+ * the time that it always has. A file or device is waited for.
  */
-void source_abandon(struct source *source);
+void source_abandon(struct source *source, bool is_urgent);
+
+/* What the server said of holes and dirty blocks so far is asked for anew. */
+void source_forget_maps(struct source *source);
 
 /*
  * A plain blocking read of exactly len_bytes. May be called from the thread that submits, also while requests are in

@@ -32,6 +32,7 @@ struct source_ops {
 	/* As in source.h; the range is not empty and inside the source. */
 	int (*extent_at)(struct source *source, uint64_t off_bytes, uint64_t len_bytes, enum source_extent *ret_extent,
 			 uint64_t *ret_len_bytes, struct failure *failure);
+	void (*forget_maps)(struct source *source); /* NULL: keeps none */
 	int (*dirty_at)(struct source *source, uint64_t off_bytes, uint64_t len_bytes, bool *ret_is_dirty,
 			uint64_t *ret_len_bytes, struct failure *failure);
 

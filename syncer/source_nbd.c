@@ -450,6 +450,14 @@ static struct source_request *nbd_reap(struct source *source, bool wait)
 	return request;
 }
 
+static void nbd_forget_maps(struct source *source)
+{
+	struct nbd_source *nbd = nbd_of(source);
+
+	for (unsigned i = 0; i < MAPS; i++)
+		nbd->maps[i].to_bytes = nbd->maps[i].from_bytes;
+}
+
 static void nbd_drop(struct source *source)
 {
 	lose(nbd_of(source), "it did not answer in time when the reading was to end");
@@ -1124,6 +1132,7 @@ static const struct source_ops nbd_ops = {
 	.submit = nbd_submit,
 	.reap = nbd_reap,
 	.drop = nbd_drop,
+	.forget_maps = nbd_forget_maps,
 	.read = nbd_read,
 	.extent_at = nbd_extent_at,
 	.dirty_at = nbd_dirty_at,

@@ -779,15 +779,12 @@ static int find_ranges(struct comparison *comparison, const struct store_referen
 }
 
 static int open_both(struct comparison *comparison, struct store *store, const struct store_reference *reference,
-		     const char *source, bool read_all, struct failure *failure)
+		     bool read_all, struct failure *failure)
 {
 	const struct operation *operation = comparison->operation;
-	const struct source_options source_options = {.notices = operation->notices};
 	const struct plan_options plan_options = {.read_all = read_all, .notices = operation->notices};
 	int error = store_view_open(store, reference, VIEW_READ, operation->doing, &comparison->view, failure);
 
-	if (error == 0)
-		error = source_open(source, &source_options, &comparison->source, failure);
 	if (error < 0)
 		return error;
 	comparison->info = source_get_info(comparison->source);
@@ -827,14 +824,27 @@ static int compare(struct comparison *comparison, struct failure *failure)
 int verify_run(struct store *store, const struct store_reference *reference, const char *source, bool read_all,
 	       const struct operation *operation, struct verify_report *ret_report, struct failure *failure)
 {
+	const struct source_options source_options = {.notices = operation->notices};
+	struct source *opened = NULL;
+	int error = source_open(source, &source_options, &opened, failure);
+
+	return error < 0 ? error : verify_source(store, reference, opened, read_all, operation, ret_report, failure);
+}
+
+int verify_source(struct store *store, const struct store_reference *reference, struct source *source, bool read_all,
+		const struct operation *operation, struct verify_report *ret_report, struct failure *failure)
+{
 	AUTO(free_comparison) struct comparison *comparison = make_comparison(operation);
 	double started_at_seconds = units_monotonic_seconds();
 	struct verify_report report = {.equal = false};
 	int error;
 
-	if (comparison == NULL)
+	if (comparison == NULL) {
+		source_close(source);
 		return fail(failure, -ENOMEM, "verify: out of memory");
-	error = open_both(comparison, store, reference, source, read_all, failure);
+	}
+	comparison->source = source;
+	error = open_both(comparison, store, reference, read_all, failure);
 	if (error == 0)
 		error = make_workers(comparison, failure);
 	if (error == 0)

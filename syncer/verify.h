@@ -13,6 +13,7 @@
 
 #include "common/failure.h"
 #include "store/store.h"
+#include "syncer/source.h"
 #include "syncer/progress.h"
 #include "syncer/round.h"
 
@@ -34,6 +35,9 @@ struct verify_report {
  */
 int verify_run(struct store *store, const struct store_reference *reference, const char *source, bool read_all,
 	       const struct operation *operation, struct verify_report *ret_report, struct failure *failure);
+/* The same with a source that is open already, idle; it is closed in any case. */
+int verify_source(struct store *store, const struct store_reference *reference, struct source *source, bool read_all,
+		const struct operation *operation, struct verify_report *ret_report, struct failure *failure);
 void verify_report_free(struct verify_report *report); /* leaves it empty */
 
 #endif

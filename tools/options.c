@@ -58,9 +58,10 @@ const struct option_kind option_kinds[OPTION_COUNT] = {
 				  "when a sector can't be read: fail (as without this option), or zero, which puts "
 				  "zeros there, lists it and goes on"},
 	[OPTION_VERIFY] = {"verify", 0, NULL, NULL,
-			   "at the end read the source once more and compare digests with what was stored"},
+			   "at the end read the source once more, and compare all of it with what was stored"},
 	[OPTION_DIRTY_BITMAP] = {"dirty-bitmap", 0, "NAME", NULL,
-				 "read only what QEMU's dirty bitmap NAME says has changed (NBD sources)"},
+				 "read only what QEMU's dirty bitmap NAME says has changed (NBD sources); one that is made anew "
+				 "needs a new name"},
 	[OPTION_ALLOW_SHRINK] = {"allow-shrink", 0, NULL, NULL,
 				 "go on when the source has become smaller; images keep their size"},
 	[OPTION_SOURCE] = {"source", 0, "SOURCE", "source", "what to compare with: a path or an NBD URI"},

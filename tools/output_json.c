@@ -14,7 +14,7 @@
 #include "common/cleanup.h"
 #include "common/units.h"
 #include "tools/command.h"
-#include "tools/text.h"
+#include "common/utf8.h"
 
 void output_out_of_memory(void)
 {
@@ -44,25 +44,14 @@ void json_put(json_t *object, const char *key, json_t *value)
 
 json_t *json_text(const char *text)
 {
-	static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
 	AUTO_FREE char *valid = NULL;
 	json_t *string;
-	size_t used_bytes = 0;
 
 	if (text == NULL)
 		return json_null();
-	valid = malloc(strlen(text) * (sizeof(replacement) - 1) + 1);
+	valid = utf8_repair(text);
 	if (valid == NULL)
 		output_out_of_memory();
-	while (*text != '\0') {
-		size_t length = text_utf8_length(text);
-
-		memcpy(valid + used_bytes, length == 0 ? replacement : text,
-		       length == 0 ? sizeof(replacement) - 1 : length);
-		used_bytes += length == 0 ? sizeof(replacement) - 1 : length;
-		text += length == 0 ? 1 : length;
-	}
-	valid[used_bytes] = '\0';
 	string = json_string(valid);
 	if (string == NULL)
 		output_out_of_memory();

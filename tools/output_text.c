@@ -251,7 +251,9 @@ void output_text_rounds(const struct store_round *rounds, size_t count)
 		table_add(&table, "%s %u", round->disk, round->number);
 		table_add_time(&table, round->started_at);
 		table_add(&table, "%s", store_round_state_name(round->state));
-		table_add(&table, "%u%%", is_done ? 100 : percent_of(round->counts.done, round->counts.total));
+		table_add(&table, "%u%%", is_done                    ? 100 :
+			  round->counts.total == 0 ? 0 :
+						     percent_of(round->counts.done, round->counts.total));
 		table_add_size(&table, round->counts.read);
 		table_add_size(&table, round->counts.changed);
 		table_add_size(&table, round->counts.stored);

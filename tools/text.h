@@ -8,9 +8,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Bytes of the UTF-8 character at `at`, 1 to 4; 0 when what is there isn't one (RFC 3629, section 4). */
-size_t text_utf8_length(const char *at);
-
 /* UTF-8 throughout, and no control characters. */
 bool text_is_plain(const char *text);
 

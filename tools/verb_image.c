@@ -10,6 +10,7 @@
  *     the last round is done and was to leave none           as the round noted itself
  *     the last round is done and its image is gone           fuzzy: nothing says that its source was not in use
  *     the last round is not done                             fuzzy: part of it is newer than the rest
+ *     something else changed the disk since                  fuzzy: a change of size that was cut short, for example
  *
  * Too careful costs a word of warning, too trusting costs somebody's data.
  */
@@ -97,15 +98,24 @@ static bool inherit_from_round(struct store_round *round, struct trust *trust)
 static int find_trust(struct store *store, const char *disk, struct trust *trust, struct failure *failure)
 {
 	struct store_round *rounds = NULL;
-	size_t count = 0;
+	struct store_disk *disks = NULL;
+	size_t count = 0, disk_count = 0;
+	uint32_t content_round;
 	bool found = false;
-	int result = store_list_rounds(store, disk, &rounds, &count, failure);
+	int result = store_list_disks(store, disk, &disks, &disk_count, failure);
 
+	if (result < 0)
+		return result;
+	content_round = disks[0].content_round;
+	store_disks_free(disks, disk_count);
+	result = store_list_rounds(store, disk, &rounds, &count, failure);
 	trust->consistency = STORE_CLEAN;
 	if (result < 0 || count == 0)
 		return result;
 	if (rounds[count - 1].state != ROUND_DONE) {
 		set_fuzzy(trust, "round %u of this disk is not finished", rounds[count - 1].number);
+	} else if (content_round != rounds[count - 1].number) {
+		set_fuzzy(trust, "the disk has been changed since round %u, the last one", rounds[count - 1].number);
 	} else {
 		result = inherit_from_image(store, disk, rounds[count - 1].number, &found, trust, failure);
 		if (result == 0 && !found)

@@ -94,6 +94,12 @@ static enum exit_status run_sync(const struct command_line *line)
 	progress_begin(line->options.progress, &operation);
 	result = round_run(store, &round, &operation, &report, &failure);
 	progress_end();
+	/* what was to follow the image may fail; the image is there all the same, and the report says so */
+	if (result < 0 && report.image != 0) {
+		(void)report_round(line, &report);
+		(void)report_failure(&failure);
+		return result == -EINTR && *operation.stop ? STATUS_STOPPED : STATUS_FAILED;
+	}
 	if (result == -EINTR && *operation.stop)
 		return report_stop(line, &report);
 	if (result < 0)

@@ -51,9 +51,9 @@ static enum exit_status run_verify(const struct command_line *line)
 
 const struct verb verb_verify = {
 	.name = "verify",
-	.summary = "compare an image with a source, byte for byte by digests",
-	.description = "Reads REF and SOURCE whole and compares SHA-256 digests, never the quick fingerprints that "
-		       "rounds use. Exit status "
+	.summary = "compare an image with a source, byte for byte",
+	.description = "Reads REF and SOURCE whole and compares every byte, after each chunk of REF has proved to have "
+		       "its SHA-256 digest; the quick fingerprints that rounds use play no part. Exit status "
 		       "0: equal; 3: they differ, and the ranges are listed; 1: it could not be told.\n\n"
 		       "What a round leaves out of a source like this one (blocks that no file uses, the content of "
 		       "swap) is not compared, "

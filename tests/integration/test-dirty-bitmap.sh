@@ -310,3 +310,25 @@ stop_serving
 expect_number "$(json_get '.read_errors | length') > 0" "there were bad sectors"
 round_with backup
 expect_not_trusted "could not read all"
+
+say "written to by others while the round reads: what the bitmap calls dirty by then is no lie"
+rm -f disk.qcow2
+make_disk 5 backup
+DISK=web05
+round_with backup
+rewrite 0 4M busy
+serve_writable() {
+	SOCKET=disk start_qemu_nbd -f qcow2 -B backup disk.qcow2
+}
+serve_writable
+start wherry sync "$NBD_URI" web05 --dirty-bitmap backup --limit 1M --level 0 --progress=json --json >busy.out 2>busy.err
+wait_until 60 grep -q '"done_bytes": *[1-9][0-9]\{5\}' busy.err
+random_file part 12M busy-part
+qemu-io -f raw -c "write -q -s part 8M 12M" "$NBD_URI"
+expect_exit 0 wherry set web05 --limit unlimited
+finish "$PID" || die "the round failed: $(tail -n 3 busy.err)"
+! grep -q 'everything is compared' busy.err || die "a true bitmap was condemned: $(cat busy.err)"
+expect_equal fuzzy "$(json_get .consistency busy.out)"
+stop_serving
+round_with backup
+expect_trusted $((16 * MIB))

@@ -93,6 +93,16 @@ grep -q '^  fuzzy: ' stdout || die "the report for people doesn't say fuzzy: $(c
 expect_exit 0 wherry images by-file
 grep -q 'by-file@2 .*fuzzy' stdout || die "the list doesn't say fuzzy: $(cat stdout)"
 
+say "mounted in a place whose name is not UTF-8"
+unmount mnt
+mount_at $'mnt-\xe9' "$loop"
+sync_disk live.img odd-place
+expect_equal fuzzy "$(json_get .consistency)"
+expect_exit 0 wherry images odd-place --json
+expect_equal true "$(json_get '.images[0].details.fuzzy_because | contains("mnt-\ufffd")')" "what JSON can't hold is replaced"
+unmount $'mnt-\xe9'
+mount_at mnt "$loop"
+
 say "mounted read-only: nothing can change, but its map is not taken from the disk"
 unmount mnt
 mount_at mnt -o ro "$loop"

@@ -5,7 +5,7 @@
 # before stays, and it goes on from there.
 # timeout: 400
 . "$(dirname "$0")/functions.sh"
-requires openssl jq
+requires openssl jq strace
 MIB=$((1024 * 1024))
 SIZE=$((16 * MIB))
 
@@ -105,6 +105,37 @@ expect_equal "true fuzzy" "$(json_get '"\(.resumed) \(.consistency)"')" "goes on
 sync_disk source web01
 expect_equal "false clean" "$(json_get '"\(.resumed) \(.consistency)"')" "the next one is"
 check_export web01@latest source
+
+say "another file takes the place of the source between a round that was stopped and its continuation"
+random_file source 17M fifth-b
+slow_round
+kill -TERM "$PID"
+finish "$PID" || true
+random_file replacement 17M fifth-c
+mv replacement source
+sync_disk source web01
+expect_equal "false clean" "$(json_get '"\(.resumed) \(.consistency)"')" "two files are not joined to one"
+check_export web01@latest source
+
+say "a disk that shrinks, killed before it is smaller; an image of that says what it is"
+random_file large 32M large
+sync_disk large shrinks
+cp large first
+truncate -s 6M large
+for ((n = 1; n <= 12; n++)); do
+	status=0
+	without_leak_check strace -f -qq -o trace -e trace=fdatasync -e inject=fdatasync:signal=KILL:when=$n \
+		wherry sync large shrinks --allow-shrink --progress=none >stdout 2>stderr || status=$?
+	((status != 0)) || break
+	expect_exit 0 wherry image shrinks --json
+	[[ $(json_get .consistency) == clean ]] || continue
+	expect_exit 0 wherry export "shrinks@$(json_get .image)" exported --progress=none
+	cmp -s first exported || cmp -s large exported || die "killed at fdatasync $n: a mix is called clean"
+done
+say "  killed $((n - 1)) times"
+expect_number "$n > 3" "it was killed"
+sync_disk large shrinks --allow-shrink
+check_export shrinks@latest large
 
 say "the process is killed"
 random_file source 17M sixth

@@ -252,6 +252,13 @@ expect_error 'copy: .*(lost|missing|description)' wherry -s copy init
 (cd copy && find . -type f -exec sha256sum {} + | sort) >after
 cmp before after || die "init touched what is left of a store"
 
+mkdir twice
+flock twice sleep 3 &
+sleep 0.5
+refused 1 'folder twice: another process makes a store of it' wherry -s twice init
+wait
+expect_exit 0 wherry -s twice init
+
 # ---------------------------------------------------- in use, pinned, full
 
 say "a disk that another process has open"

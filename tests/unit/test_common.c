@@ -14,6 +14,7 @@
 #include "common/cleanup.h"
 #include "common/failure.h"
 #include "common/units.h"
+#include "common/utf8.h"
 
 /* ------------------------------------------------------------- failure.h */
 
@@ -58,6 +59,31 @@ static void message_is_one_safe_line(void **state)
 		   "file a\nb\t\x1b[2J\x7f\xc2\x9b"
 		   "31m\xc3\xa9: odd");
 	assert_string_equal(failure.message, "file a?b??[2J???31m\xc3\xa9: odd");
+}
+
+static void utf8_is_told_from_what_is_not(void **state)
+{
+	static const char *const valid[] = {"", "plain", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x9a\xa2", "\xed\x9f\xbf",
+					    "\xf4\x8f\xbf\xbf"};
+	/* Latin-1; cut short; too long a form; a surrogate; beyond U+10FFFF; a byte that never occurs */
+	static const char *const invalid[] = {"img-\xe9.raw", "\xe2\x82", "\xc0\xaf", "\xed\xa0\x80",
+					      "\xf4\x90\x80\x80", "\xff"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(valid) / sizeof(valid[0]); i++) {
+		AUTO_FREE char *repaired = utf8_repair(valid[i]);
+
+		assert_true(utf8_is_valid(valid[i]));
+		assert_string_equal(repaired, valid[i]);
+	}
+	for (size_t i = 0; i < sizeof(invalid) / sizeof(invalid[0]); i++) {
+		AUTO_FREE char *repaired = utf8_repair(invalid[i]);
+
+		assert_false(utf8_is_valid(invalid[i]));
+		assert_true(utf8_is_valid(repaired));
+	}
+	AUTO_FREE char *name = utf8_repair("img-\xe9.raw");
+	assert_string_equal(name, "img-\xef\xbf\xbd.raw");
 }
 
 static void long_message_is_cut_with_a_mark(void **state)
@@ -659,6 +685,7 @@ int main(void)
 		cmocka_unit_test(rates_are_read),
 		cmocka_unit_test(what_is_no_rate_is_refused),
 		cmocka_unit_test(sizes_are_written),
+		cmocka_unit_test(utf8_is_told_from_what_is_not),
 		cmocka_unit_test(durations_are_written),
 		cmocka_unit_test(times_are_written),
 		cmocka_unit_test(clock_goes_forward),

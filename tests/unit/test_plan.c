@@ -829,7 +829,9 @@ static void used_blocks_are_read_and_free_ones_are_not(void **state)
 	};
 
 	(void)state;
-	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+	/* with sanitizers one in four, by chance: making and checking file systems is what takes the time */
+	for (size_t i = HAS_SANITIZER ? (size_t)time(NULL) % 4 : 0; i < sizeof(options) / sizeof(options[0]);
+	     i += HAS_SANITIZER ? 4 : 1) {
 		struct opened opened;
 		make_ext("disk", options[i], i % 2 == 0 ? "300001K" : "256M");
 		open_plan(&opened, "disk", false);

@@ -32,17 +32,6 @@
 
 enum { KIB = 1024, MIB = 1024 * 1024, CHUNK = 16 * KIB, SMALL_BYTES = 9 * MIB + 1000 };
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define HAS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define HAS_SANITIZER 1
-#endif
-#endif
-#ifndef HAS_SANITIZER
-#define HAS_SANITIZER 0
-#endif
-
 static struct scratch_folder scratch;
 static char source_path[300], kept_path[300];
 static uint64_t random_state;
@@ -592,7 +581,7 @@ static void memory_does_not_follow_the_disk(void **state)
 	struct outcome outcome;
 
 	(void)state;
-	if (HAS_SANITIZER || reset == NULL)
+	if (reset == NULL)
 		skip();
 	make_source(size_bytes);
 	for (uint64_t i = 0; i < 20; i++)
@@ -604,12 +593,12 @@ static void memory_does_not_follow_the_disk(void **state)
 	assert_int_equal(outcome.result, 0);
 	assert_true(outcome.counts.read < 20 * (uint64_t)MIB);
 	print_message("peak grew by %" PRIu64 " KiB\n", status_field_kib("VmHWM:") - before_kib);
-	assert_true(status_field_kib("VmHWM:") < before_kib + 128 * KIB);
+	assert_true(HAS_SANITIZER || status_field_kib("VmHWM:") < before_kib + 128 * KIB); /* their own memory grows */
 	write_random(source_path, size_bytes / 2, 100);
 	outcome = run_round(store);
 	assert_int_equal(outcome.result, 0);
 	assert_true(outcome.counts.changed <= 2 * CHUNK);
-	assert_true(status_field_kib("VmHWM:") < before_kib + 128 * KIB);
+	assert_true(HAS_SANITIZER || status_field_kib("VmHWM:") < before_kib + 128 * KIB); /* their own memory grows */
 	store_close(store);
 }
 

@@ -493,16 +493,18 @@ static void file_has_no_dirty_bitmap(void **state)
 	source_close(source);
 }
 
-static void identity_is_the_real_path(void **state)
+static void identity_is_the_inode_and_the_real_path(void **state)
 {
 	char expected[500];
 	struct source *source;
+	struct stat status;
 
 	(void)state;
 	make_file("real", 512);
 	assert_int_equal(symlink("real", path_of("link")), 0);
 	source = open_path(path_of("link"));
-	(void)snprintf(expected, sizeof(expected), "file:%s", path_of("real"));
+	assert_int_equal(stat(path_of("real"), &status), 0);
+	(void)snprintf(expected, sizeof(expected), "file:%ju:%s", (uintmax_t)status.st_ino, path_of("real"));
 	assert_string_equal(source_get_info(source)->identity, expected);
 	assert_string_equal(source_get_info(source)->name, path_of("link"));
 	source_close(source);
@@ -525,7 +527,7 @@ int main(void)
 		cmocka_unit_test(what_is_no_source_is_refused),
 		cmocka_unit_test(unreadable_file_is_refused),
 		cmocka_unit_test(file_has_no_dirty_bitmap),
-		cmocka_unit_test(identity_is_the_real_path),
+		cmocka_unit_test(identity_is_the_inode_and_the_real_path),
 	};
 
 	return cmocka_run_group_tests_name("source", tests, make_folder, remove_folder);
