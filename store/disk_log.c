@@ -316,9 +316,12 @@ static char *parse_string(struct parser *parser, size_t most_bytes)
 		parser_object(parser, "a text with a NUL in it");
 		return NULL;
 	}
-	text = strndup((const char *)bytes, len_bytes);
-	if (text == NULL)
+	text = malloc(len_bytes + 1);
+	if (text == NULL) {
 		parser->is_out_of_memory = true;
+		return NULL;
+	}
+	*(char *)mempcpy(text, bytes, len_bytes) = '\0';
 	return text;
 }
 

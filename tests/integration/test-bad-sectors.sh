@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sources that can't be read in places. By default that ends the round and changes no image; with --on-read-error zero
 # it is narrowed down to the sectors, which are zero and listed. What fails only once leaves no trace.
-# asan: yes
 # timeout: 240
 . "$(dirname "$0")/functions.sh"
 requires nbdkit jq openssl cmp

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # QEMU's dirty bitmaps: when one can be trusted, only what it calls dirty is read; whenever it can't, everything is
 # compared. Reading too little would be loss of data, so every case ends with a comparison with what the disk has.
-# asan: yes
 # timeout: 240
 . "$(dirname "$0")/functions.sh"
 requires qemu-nbd qemu-img qemu-io jq openssl cmp sfdisk
