@@ -305,13 +305,16 @@ static void hit_everywhere(bool power)
 
 	for (size_t op = 0; op < sizeof(round_ops) / sizeof(round_ops[0]); op++)
 		for (int when = STORE_FAKE_BEFORE; when <= STORE_FAKE_AFTER; when++)
-			for (size_t i = 0; i < sizeof(ns) / sizeof(ns[0]); i += 1 + HAS_SANITIZER) {
+			for (size_t i = 0; i < sizeof(ns) / sizeof(ns[0]); i++) {
 				const struct blow blow = {.op = round_ops[op],
 							  .when = (enum store_fake_when)when,
 							  .n = ns[i],
 							  .power = power,
 							  .code = i % 2 == 0 ? -EIO : -ENOSPC};
 
+				/* each takes seconds with sanitizers, and they find the same in a few */
+				if (HAS_SANITIZER && (i > 0 || (op + (size_t)when + power) % 2 == 0))
+					break;
 				print_message("call %" PRIu64 " of op %d, %s\n", blow.n, (int)blow.op,
 					      when == STORE_FAKE_BEFORE ? "before" : "after");
 				if (!survives(&blow)) {
