@@ -143,6 +143,10 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 			      "r.left_out,r.zero,r.changed,r.stored,r.sent,r.own_limit,r.own_level,r.error "
 			      "FROM round r JOIN disk d ON d.id=r.disk WHERE d.state=0 ORDER BY d.name, r.number",
 	[ST_ROUND_DELETE_ALL] = "DELETE FROM round WHERE disk=?1",
+	[ST_SEGMENT_LIST] = "SELECT number,sealed,length_bytes,live_bytes FROM segment WHERE number>?1 "
+			    "ORDER BY number LIMIT ?2",
+	[ST_CHUNK_WALK] = "SELECT page,entries FROM chunk WHERE page>=?1 AND page<=?2 ORDER BY page",
+	[ST_LOG_SIZES] = "SELECT stored_bytes FROM log WHERE disk=?1",
 };
 
 static int code_of_sqlite(int sqlite_code)

@@ -159,6 +159,13 @@ int catalog_image_sweep(struct catalog *catalog, const struct catalog_image *ima
 int catalog_disk_sweep(struct catalog *catalog, const struct catalog_disk *disk, unsigned most_rows,
 		       uint64_t *freed_bytes, bool *ret_done, struct failure *failure);
 
+/*
+ * Stored bytes that only this disk holds, with its images and its log: removing it would free them. A read, whose cost
+ * is that of looking at all that the disk refers to. Chunks that it refers to more than once are counted up to a
+ * million; beyond that the sum is a lower bound.
+ */
+int catalog_disk_unique(struct catalog *catalog, int64_t disk, uint64_t *ret_bytes, struct failure *failure);
+
 /* ---- content ---- */
 
 enum catalog_kind { CATALOG_NOTHING = 0, CATALOG_ZERO = 1, CATALOG_CHUNK = 2 };
@@ -228,6 +235,14 @@ int catalog_chunk_get(struct catalog *catalog, uint64_t chunk, struct catalog_lo
 int catalog_chunk_find(struct catalog *catalog, uint64_t tag, uint64_t *ret_chunks, size_t most, size_t *ret_count,
 		       struct failure *failure);
 int catalog_chunk_count(struct catalog *catalog, uint64_t *ret_count, struct failure *failure);
+/*
+ * Calls `visit` for each chunk there is with first <= id < end, ascending; != 0 ends the walk with that value. One read
+ * of many rows, a moment's state: whoever walks far does it in pieces. `visit` must not use the handle. Outside of
+ * transactions.
+ */
+typedef int (*catalog_chunk_visit_fn)(void *opaque, uint64_t chunk, const struct catalog_location *location);
+int catalog_chunk_walk(struct catalog *catalog, uint64_t first, uint64_t end, catalog_chunk_visit_fn visit,
+		       void *opaque, struct failure *failure);
 
 /* ---- segments ---- */
 
@@ -248,6 +263,10 @@ int catalog_segment_get(struct catalog *catalog, uint32_t number, struct catalog
 int catalog_segment_list_open(struct catalog *catalog, struct catalog_segment **ret_list, size_t *ret_count,
 			      struct failure *failure);
 
+/* Those with numbers > after, ascending, at most `most`. Outside of transactions. Caller frees. */
+int catalog_segment_list(struct catalog *catalog, uint32_t after, size_t most, struct catalog_segment **ret_list,
+			 size_t *ret_count, struct failure *failure);
+
 /* ---- logs of disks ---- */
 
 struct catalog_log_entry {
@@ -263,6 +282,17 @@ int catalog_log_insert(struct catalog *catalog, const struct catalog_log_entry *
 /* Entries of a disk with sequence >= from, ascending, at most `most`. For tests, check and rebuild. Caller frees. */
 int catalog_log_list(struct catalog *catalog, int64_t disk, uint64_t from_sequence, size_t most,
 		     struct catalog_log_entry **ret_list, size_t *ret_count, struct failure *failure);
+
+/* ---- sums ---- */
+
+struct catalog_usage {
+	uint64_t segments;
+	uint64_t committed_bytes; /* of segments: their headers, records, and what syncs filled up with zeros */
+	uint64_t live_bytes;	  /* records that something refers to */
+	uint64_t live_chunks;
+};
+/* A read that walks over all chunks: at 10 TiB of content some seconds. */
+int catalog_usage(struct catalog *catalog, struct catalog_usage *ret_usage, struct failure *failure);
 
 /* ---- rounds ---- */
 

@@ -59,8 +59,8 @@ int catalog_segment_update(struct catalog *catalog, uint32_t number, uint64_t le
 	return catalog_run_one(catalog, update, "segment", failure);
 }
 
-static int read_segment(struct catalog *catalog, sqlite3_stmt *row, struct catalog_segment *ret_segment,
-			struct failure *failure)
+int read_segment(struct catalog *catalog, sqlite3_stmt *row, struct catalog_segment *ret_segment,
+		 struct failure *failure)
 {
 	bool bad = false;
 	struct catalog_segment segment = {

@@ -62,6 +62,9 @@ enum statement {
 	ST_ROUND_LIST,
 	ST_ROUND_LIST_ALL,
 	ST_ROUND_DELETE_ALL,
+	ST_SEGMENT_LIST,
+	ST_CHUNK_WALK,
+	ST_LOG_SIZES,
 	STATEMENT_COUNT,
 };
 
@@ -164,6 +167,9 @@ void chunk_cache_drop(struct catalog *catalog);				 /* at rollback */
 int segment_live_add(struct catalog *catalog, uint32_t segment, int64_t bytes, struct failure *failure);
 int segment_live_flush(struct catalog *catalog, struct failure *failure);
 int new_digests_flush(struct catalog *catalog, struct failure *failure); /* at commit, and before the index is asked */
+
+int read_segment(struct catalog *catalog, sqlite3_stmt *row, struct catalog_segment *ret_segment,
+		 struct failure *failure);
 
 /* Generation of the newest alive image of a disk, 0 when there is none. */
 int image_newest_generation(struct catalog *catalog, int64_t disk, uint32_t *ret_generation, struct failure *failure);

@@ -244,26 +244,37 @@ static int64_t tally_add(struct tally *tally, uint64_t chunk)
 	return ++slot->held;
 }
 
+/* A chunk that is named once more by what would go; its record goes with the last of its references. */
+static int count_held(struct catalog *catalog, uint64_t chunk, struct tally *tally, const char *table, uint64_t *bytes,
+		      struct failure *failure)
+{
+	struct catalog_location location;
+	int64_t held = 1;
+	int result = catalog_chunk_get(catalog, chunk, &location, failure);
+
+	if (result < 0)
+		return result == -ENOENT ? catalog_bad_row(catalog, table, failure) : result;
+	if (location.references > 1)
+		held = tally_add(tally, chunk);
+	if (held < 0)
+		return fail_errno(failure, (int)held, "catalog");
+	if ((uint64_t)held == location.references)
+		*bytes += catalog_record_bytes(location.stored_bytes);
+	return 0;
+}
+
 static int count_row(struct catalog *catalog, int64_t before, const struct past_row *row, struct tally *tally,
 		     uint64_t *bytes, struct failure *failure)
 {
 	for (unsigned i = 0; i < CATALOG_PAGE_ENTRIES; i++) {
 		const struct catalog_entry *entry = &row->past.entries[i];
-		struct catalog_location location;
-		int64_t held = 1;
 		int result;
 
 		if (!row->past.present[i] || entry->since <= before || entry->kind != CATALOG_CHUNK)
 			continue;
-		result = catalog_chunk_get(catalog, entry->chunk, &location, failure);
+		result = count_held(catalog, entry->chunk, tally, "past", bytes, failure);
 		if (result < 0)
-			return result == -ENOENT ? catalog_bad_row(catalog, "past", failure) : result;
-		if (location.references > 1)
-			held = tally_add(tally, entry->chunk);
-		if (held < 0)
-			return fail_errno(failure, (int)held, "catalog");
-		if ((uint64_t)held == location.references)
-			*bytes += catalog_record_bytes(location.stored_bytes);
+			return result;
 	}
 	return 0;
 }
@@ -288,6 +299,85 @@ int catalog_image_unique(struct catalog *catalog, const struct catalog_image *im
 	row->page = INT64_MAX;
 	while (result == 0 && (result = next_past_row(catalog, image->disk, window.after, row, failure)) == 1)
 		result = count_row(catalog, window.before, row, &tally, &bytes, failure);
+	catalog_snapshot_end(catalog, ours);
+	if (result == 0)
+		*ret_bytes = bytes;
+	return result;
+}
+
+static int count_disk_map(struct catalog *catalog, int64_t disk, struct tally *tally, uint64_t *bytes,
+			  struct failure *failure)
+{
+	AUTO_FREE struct catalog_page *page = malloc(sizeof(*page));
+	uint64_t number = 0;
+	int result = page == NULL ? fail_errno(failure, -ENOMEM, "catalog") : 0;
+
+	for (; result == 0; number++) {
+		result = catalog_map_next(catalog, disk, 0, number, &number, failure);
+		if (result < 0 || number == UINT64_MAX)
+			return result;
+		result = catalog_map_read(catalog, disk, number, page, failure);
+		for (unsigned i = 0; result == 0 && i < CATALOG_PAGE_ENTRIES; i++)
+			if (page->entries[i].kind == CATALOG_CHUNK)
+				result = count_held(catalog, page->entries[i].chunk, tally, "map", bytes, failure);
+	}
+	return result;
+}
+
+static int count_disk_past(struct catalog *catalog, int64_t disk, struct tally *tally, uint64_t *bytes,
+			   struct failure *failure)
+{
+	AUTO_FREE struct past_row *row = calloc(1, sizeof(*row));
+	int result;
+
+	if (row == NULL)
+		return fail_errno(failure, -ENOMEM, "catalog");
+	while ((result = next_past_row(catalog, disk, UINT32_MAX, row, failure)) == 1)
+		for (unsigned i = 0; i < CATALOG_PAGE_ENTRIES; i++) {
+			const struct catalog_entry *entry = &row->past.entries[i];
+
+			if (!row->past.present[i] || entry->kind != CATALOG_CHUNK)
+				continue;
+			result = count_held(catalog, entry->chunk, tally, "past", bytes, failure);
+			if (result < 0)
+				return result;
+		}
+	return result;
+}
+
+static int count_disk_log(struct catalog *catalog, int64_t disk, uint64_t *bytes, struct failure *failure)
+{
+	STATEMENT *query = catalog_statement(catalog, ST_LOG_SIZES, failure);
+	int result;
+
+	if (query == NULL)
+		return catalog->statement_error;
+	(void)sqlite3_bind_int64(query, 1, disk);
+	while ((result = catalog_step(catalog, query, failure)) == 1) {
+		bool bad = false;
+		uint32_t stored_bytes = (uint32_t)column_u64(query, 0, STORED_MOST_BYTES, &bad);
+
+		if (bad)
+			return catalog_bad_row(catalog, "log", failure);
+		*bytes += catalog_record_bytes(stored_bytes);
+	}
+	return result;
+}
+
+int catalog_disk_unique(struct catalog *catalog, int64_t disk, uint64_t *ret_bytes, struct failure *failure)
+{
+	AUTO(tally_free) struct tally tally = { .slots = NULL };
+	uint64_t bytes = 0;
+	bool ours;
+	int result = catalog_snapshot_begin(catalog, &ours, failure);
+
+	if (result < 0)
+		return result;
+	result = count_disk_map(catalog, disk, &tally, &bytes, failure);
+	if (result == 0)
+		result = count_disk_past(catalog, disk, &tally, &bytes, failure);
+	if (result == 0)
+		result = count_disk_log(catalog, disk, &bytes, failure);
 	catalog_snapshot_end(catalog, ours);
 	if (result == 0)
 		*ret_bytes = bytes;

@@ -331,6 +331,7 @@ static const struct store_ops local_ops = {
 	.list_disks = local_list_disks,
 	.list_images = local_list_images,
 	.list_rounds = local_list_rounds,
+	.usage = local_usage,
 	.create_disk = local_create_disk,
 	.remove_disk = local_remove_disk,
 	.set_policy = local_set_policy,

@@ -162,6 +162,10 @@ int local_remove_disk(struct store *store, const char *name, bool dry_run, struc
 int local_set_policy(struct store *store, const char *name, const struct store_policy *policy,
 		     struct failure *failure);
 
+/* ---- local_usage.c ---- */
+
+int local_usage(struct store *store, struct store_usage *ret_usage, struct failure *failure);
+
 /* ---- local_images.c ---- */
 
 int local_list_images(struct store *store, const char *name, struct store_image **ret_list, size_t *ret_count,

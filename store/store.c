@@ -292,6 +292,19 @@ void store_rounds_free(struct store_round *list, size_t count)
 	free(list);
 }
 
+/* ---------------------------------------------------------------- the whole */
+
+int store_usage(struct store *store, struct store_usage *ret_usage, struct failure *failure)
+{
+	return store->ops->usage(store, ret_usage, failure);
+}
+
+void store_usage_free(struct store_usage *usage)
+{
+	free(usage->disks);
+	*usage = (struct store_usage){.disks = NULL};
+}
+
 /* ------------------------------------------------------- disks and policies */
 
 int store_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure)

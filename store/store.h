@@ -163,6 +163,30 @@ void store_disks_free(struct store_disk *list, size_t count);
 void store_images_free(struct store_image *list, size_t count);
 void store_rounds_free(struct store_round *list, size_t count);
 
+/* ---- how much room ---- */
+
+struct store_disk_usage {
+	char name[STORE_NAME_MOST_BYTES + 1];
+	uint64_t size_bytes;
+	uint32_t images;
+	uint64_t unique_bytes; /* stored bytes that removing just this disk, with all its images, would free */
+};
+struct store_usage {
+	uint64_t segment_bytes; /* files that hold data */
+	uint64_t live_bytes;	/* of it: records that something refers to */
+	uint64_t dead_bytes;	/* of it: the rest of what was committed, that nothing refers to any more */
+	uint64_t catalog_bytes; /* files that say what is where */
+	/* Content of live chunks before compression, each chunk counted once; up to a chunk more for each time that a
+	 * disk has grown. */
+	uint64_t plain_bytes;
+	struct store_disk_usage *disks; /* sorted by name */
+	size_t disk_count;
+};
+/* What a store takes. A read of all that says what is where, none of the content itself. Next to others' work, so of no
+ * exact moment. */
+int store_usage(struct store *store, struct store_usage *ret_usage, struct failure *failure);
+void store_usage_free(struct store_usage *usage); /* leaves it empty */
+
 /* ---- disks and policies: durable on return ---- */
 
 struct store_disk_params {

@@ -239,6 +239,10 @@ int fake_create_disk(struct store *store, const struct store_disk_params *params
 int fake_remove_disk(struct store *store, const char *name, bool dry_run, struct failure *failure);
 int fake_set_policy(struct store *store, const char *name, const struct store_policy *policy, struct failure *failure);
 
+/* ---- store_fake_usage.c ---- */
+
+int fake_usage(struct store *store, struct store_usage *ret_usage, struct failure *failure);
+
 /* ---- store_fake_images.c ---- */
 
 void fake_image_free(struct fake_image *image);

@@ -22,6 +22,7 @@ struct store_ops {
 			   struct failure *failure);
 	int (*list_rounds)(struct store *store, const char *name, struct store_round **ret_list, size_t *ret_count,
 			   struct failure *failure);
+	int (*usage)(struct store *store, struct store_usage *ret_usage, struct failure *failure);
 
 	int (*create_disk)(struct store *store, const struct store_disk_params *params, struct failure *failure);
 	int (*remove_disk)(struct store *store, const char *name, bool dry_run, struct failure *failure);

@@ -155,6 +155,7 @@ extern const struct verb verb_unpin;
 extern const struct verb verb_retain;
 extern const struct verb verb_export;
 extern const struct verb verb_verify;
+extern const struct verb verb_df;
 extern const struct verb verb_help;
 
 /* All of them, in the order of the help, with NULL at the end. */

@@ -49,6 +49,7 @@ void output_json_rounds(const struct store_round *rounds, size_t count);
 void output_json_sync(const char *disk, const struct round_report *report);
 void output_json_retention(const char *disk, uint32_t keep, bool dry_run, const struct store_retention *retention);
 void output_json_verify(const struct verify_report *report);
+void output_json_df(const struct store_usage *usage);
 void output_json_export(const struct store_reference *reference, uint32_t image, const char *target,
 			const struct export_report *report);
 
@@ -63,6 +64,7 @@ void output_text_rounds(const struct store_round *rounds, size_t count);
 void output_text_sync(const char *disk, const struct round_report *report);
 void output_text_retention(const char *disk, bool dry_run, const struct store_retention *retention);
 void output_text_verify(const char *reference, const char *source, const struct verify_report *report);
+void output_text_df(const struct store_usage *usage);
 void output_text_export(FILE *to, const char *reference, const char *target, const struct export_report *report);
 
 /* One line with what rounds of this disk do unless they are told otherwise. */

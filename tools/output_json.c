@@ -319,6 +319,29 @@ void output_json_verify(const struct verify_report *report)
 	json_print(document);
 }
 
+void output_json_df(const struct store_usage *usage)
+{
+	json_t *document = json_new_object();
+	json_t *disks = json_new_array();
+
+	for (const struct store_disk_usage *disk = usage->disks; disk < usage->disks + usage->disk_count; disk++) {
+		json_t *object = json_new_object();
+
+		json_put(object, "name", json_text(disk->name));
+		json_put(object, "size_bytes", json_bytes(disk->size_bytes));
+		json_put(object, "images", json_bytes(disk->images));
+		json_put(object, "unique_bytes", json_bytes(disk->unique_bytes));
+		json_add(disks, object);
+	}
+	json_put(document, "segment_bytes", json_bytes(usage->segment_bytes));
+	json_put(document, "live_bytes", json_bytes(usage->live_bytes));
+	json_put(document, "dead_bytes", json_bytes(usage->dead_bytes));
+	json_put(document, "catalog_bytes", json_bytes(usage->catalog_bytes));
+	json_put(document, "plain_bytes", json_bytes(usage->plain_bytes));
+	json_put(document, "disks", disks);
+	json_print(document);
+}
+
 void output_json_export(const struct store_reference *reference, uint32_t image, const char *target,
 			const struct export_report *report)
 {

@@ -229,6 +229,45 @@ void output_text_images(const struct store_image *images, size_t count)
 	table_print(&table);
 }
 
+static void print_usage_of_disks(const struct store_usage *usage)
+{
+	AUTO(table_release)
+	struct table table = {
+		.columns = 4,
+		.titles = {"DISK", "SIZE", "IMAGES", "ITS OWN"},
+		.to_the_right = {false, true, true, true},
+	};
+
+	for (const struct store_disk_usage *disk = usage->disks; disk < usage->disks + usage->disk_count; disk++) {
+		table_add(&table, "%s", disk->name);
+		table_add_size(&table, disk->size_bytes);
+		table_add(&table, "%u", disk->images);
+		table_add_size(&table, disk->unique_bytes);
+	}
+	table_print(&table);
+}
+
+void output_text_df(const struct store_usage *usage)
+{
+	AUTO(table_release)
+	struct table table = {
+		.columns = 5,
+		.titles = {"SEGMENTS", "LIVE", "DEAD", "CATALOG", "CONTENT"},
+		.to_the_right = {true, true, true, true, true},
+	};
+
+	table_add_size(&table, usage->segment_bytes);
+	table_add_size(&table, usage->live_bytes);
+	table_add_size(&table, usage->dead_bytes);
+	table_add_size(&table, usage->catalog_bytes);
+	table_add_size(&table, usage->plain_bytes);
+	table_print(&table);
+	if (usage->disk_count == 0)
+		return;
+	(void)putchar('\n');
+	print_usage_of_disks(usage);
+}
+
 static unsigned int percent_of(uint64_t part, uint64_t whole)
 {
 	if (part >= whole)

@@ -168,6 +168,13 @@ status=3 document verify web01@3 --source disk --read-all --progress=none
 check_object . "$verify_keys"
 check_object '.differences[0]' "offset:int length:int"
 
+say "df"
+document df
+check_object . "segment_bytes:int live_bytes:int dead_bytes:int catalog_bytes:int plain_bytes:int
+	disks:(type==\"array\")"
+check_object '.disks[]' "name:text size_bytes:int images:int unique_bytes:int"
+expect_equal "web01 2 web02 1" "$(json_get '[.disks[] | .name, .images] | join(" ")')"
+
 say "what failed prints no document"
 expect_error 'web01@77' wherry images web01@77 --json
 expect_error 'web01@77' wherry export web01@77 exported --json

@@ -1221,6 +1221,119 @@ static void dry_run_deletes_nothing(void **state)
 	assert_reference_content(fixture, "web01@1", bytes, "still there");
 }
 
+/* -------------------------------------------------------------------- usage */
+
+static struct store_usage measure(struct fixture *fixture)
+{
+	struct store_usage usage = {.disks = NULL};
+
+	must(store_usage(fixture->store, &usage, why()));
+	must_hold(usage.segment_bytes >= usage.live_bytes + usage.dead_bytes);
+	return usage;
+}
+
+static void empty_store_holds_nothing(void **state)
+{
+	struct fixture *fixture = *state;
+	struct store_usage usage = measure(fixture);
+
+	assert_int_equal(usage.live_bytes + usage.dead_bytes + usage.plain_bytes + usage.disk_count, 0);
+	store_usage_free(&usage);
+}
+
+/* A chunk counts once; the last one of a disk, and of a disk when an image was made, with its own length. */
+static void content_is_measured_once(void **state)
+{
+	struct fixture *fixture = *state;
+	uint64_t short_bytes = CHUNK / 2 + 7;
+	AUTO_FREE uint8_t *bytes = calloc(1, 4 * CHUNK);
+	struct store_usage usage;
+	struct store_view *view;
+
+	must_hold(bytes != NULL);
+	fill(bytes, CHUNK, 900);
+	memcpy(bytes + CHUNK, bytes, CHUNK);
+	fill(bytes + 3 * CHUNK, CHUNK, 901);
+	create_disk(fixture, "one", 3 * CHUNK + short_bytes);
+	create_disk(fixture, "two", 4 * CHUNK);
+	view = open_view(fixture, "one", VIEW_WRITE);
+	write_places(fixture, view, bytes, all_places);
+	take_image(view);
+	usage = measure(fixture);
+	assert_int_equal(usage.plain_bytes, CHUNK + short_bytes);
+	store_usage_free(&usage);
+	must(store_resize_disk(view, 4 * CHUNK, why()));
+	close_view(view);
+	view = open_view(fixture, "two", VIEW_WRITE);
+	write_places(fixture, view, bytes, 1);
+	close_view(view);
+	usage = measure(fixture);
+	/* growing may store what was the last chunk anew, as a whole one, and the image needs the short one */
+	must_hold(usage.plain_bytes == CHUNK + short_bytes || usage.plain_bytes == 2 * CHUNK + short_bytes);
+	assert_int_equal(usage.disk_count, 2);
+	assert_string_equal(usage.disks[0].name, "one");
+	assert_int_equal(usage.disks[0].size_bytes, 4 * CHUNK);
+	assert_int_equal(usage.disks[0].images, 1);
+	assert_string_equal(usage.disks[1].name, "two");
+	assert_int_equal(usage.disks[1].images, 0);
+	store_usage_free(&usage);
+}
+
+/* What the log of a disk takes, if a store has one. */
+enum { LOG_ENTRY_BYTES = 512 };
+
+static void what_is_deleted_is_dead(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	struct store_view *view = make_filled_disk(fixture, "web01", 6, 910, &bytes);
+	struct store_usage before, after;
+	uint64_t freed;
+
+	take_image(view);
+	for (uint64_t i = 0; i < 3; i++)
+		fill(bytes + i * CHUNK, CHUNK, 950 + i);
+	write_places(fixture, view, bytes, 7);
+	close_view(view);
+	before = measure(fixture);
+	assert_int_equal(before.plain_bytes, 9 * CHUNK);
+	must(store_delete_image(fixture->store, "web01", 1, false, &freed, why()));
+	after = measure(fixture);
+	must_hold(freed > 0);
+	assert_int_equal(after.plain_bytes, 6 * CHUNK);
+	assert_in_range(after.live_bytes, before.live_bytes - freed, before.live_bytes - freed + LOG_ENTRY_BYTES);
+	must_hold(after.dead_bytes >= before.dead_bytes + freed);
+	store_usage_free(&before);
+	store_usage_free(&after);
+}
+
+static void disk_takes_what_its_removal_frees(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	AUTO_FREE uint8_t *same = NULL;
+	struct store_view *view = make_filled_disk(fixture, "one", 5, 970, &bytes);
+	struct store_usage before, after;
+
+	take_image(view);
+	memcpy(bytes, bytes + CHUNK, CHUNK);
+	write_places(fixture, view, bytes, 1);
+	close_view(view);
+	close_view(make_filled_disk(fixture, "two", 3, 973, &same)); /* two of its chunks are the other's, too */
+	before = measure(fixture);
+	assert_int_equal(before.disk_count, 2);
+	must(store_remove_disk(fixture->store, "one", false, why()));
+	after = measure(fixture);
+	assert_int_equal(after.disk_count, 1);
+	assert_int_equal(after.plain_bytes, 3 * CHUNK);
+	must_hold(before.disks[0].unique_bytes > 0);
+	assert_in_range(after.live_bytes, before.live_bytes - before.disks[0].unique_bytes,
+			before.live_bytes - before.disks[0].unique_bytes + LOG_ENTRY_BYTES);
+	must_hold(after.disks[0].unique_bytes > before.disks[1].unique_bytes);
+	store_usage_free(&before);
+	store_usage_free(&after);
+}
+
 /* ---------------------------------------------------------------- retention */
 
 static void assert_retention(struct fixture *fixture, uint32_t keep, const uint32_t *deleted, size_t deleted_count,
@@ -2257,6 +2370,10 @@ int store_contract_run(const struct store_contract_factory *factory)
 		TEST(changed_bytes_are_those_that_differ),
 		TEST(unique_bytes_are_what_deletion_frees),
 		TEST(dry_run_deletes_nothing),
+		TEST(empty_store_holds_nothing),
+		TEST(content_is_measured_once),
+		TEST(what_is_deleted_is_dead),
+		TEST(disk_takes_what_its_removal_frees),
 		TEST(oldest_images_go_first),
 		TEST(pinned_and_open_images_stay),
 		TEST(live_disk_has_one_opener),
