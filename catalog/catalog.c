@@ -147,6 +147,20 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 			    "ORDER BY number LIMIT ?2",
 	[ST_CHUNK_WALK] = "SELECT page,entries FROM chunk WHERE page>=?1 AND page<=?2 ORDER BY page",
 	[ST_LOG_SIZES] = "SELECT stored_bytes FROM log WHERE disk=?1",
+	[ST_LOG_WALK] = "SELECT disk,sequence,segment,off_bytes,stored_bytes,digest FROM log",
+	[ST_LOG_NEXT_DISK] = "SELECT disk FROM log WHERE disk>?1 ORDER BY disk LIMIT 1",
+	[ST_MAP_WALK] = "SELECT key,entries FROM map WHERE key>=?1 AND key<?2 ORDER BY key",
+	[ST_PAST_WALK] = "SELECT disk,page,until,entries FROM past WHERE (disk,page)>=(?1,?2) AND (disk,page)<(?3,?4) "
+			 "ORDER BY disk,page,until",
+	[ST_SEGMENT_LAST] = "SELECT max(number) FROM segment",
+	[ST_DIGEST_WALK] = "SELECT tag,chunk FROM digest",
+	[ST_CHECK_IMAGES] = "SELECT i.disk,i.number FROM image i LEFT JOIN disk d ON d.id=i.disk "
+			    "WHERE d.id IS NULL OR i.generation>=d.generation OR i.number>=d.next_image",
+	[ST_CHECK_IMAGE_ORDER] = "SELECT disk,number FROM (SELECT disk,number,generation,"
+				 "lag(generation) OVER (PARTITION BY disk ORDER BY number) AS before FROM image) "
+				 "WHERE before>=generation",
+	[ST_CHECK_ROUNDS] = "SELECT r.disk,r.number FROM round r LEFT JOIN disk d ON d.id=r.disk "
+			    "WHERE d.id IS NULL OR r.number>=d.next_round",
 };
 
 static int code_of_sqlite(int sqlite_code)

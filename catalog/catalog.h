@@ -22,6 +22,7 @@
 #ifndef WHERRY_CATALOG_CATALOG_H
 #define WHERRY_CATALOG_CATALOG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -236,8 +237,9 @@ int catalog_chunk_find(struct catalog *catalog, uint64_t tag, uint64_t *ret_chun
 		       struct failure *failure);
 int catalog_chunk_count(struct catalog *catalog, uint64_t *ret_count, struct failure *failure);
 /*
- * Calls `visit` for each chunk there is with first <= id < end, ascending; != 0 ends the walk with that value. One read
- * of many rows, a moment's state: whoever walks far does it in pieces. `visit` must not use the handle. Outside of
+ * Calls `visit` for each chunk there is with first <= id < end, ascending; != 0 ends the walk with that value. With
+ * `location` NULL for a row that can't be read: it held chunks from this id on. One read of many rows, a moment's
+ * state: whoever walks far does it in pieces. `visit` may read other things through the handle. Outside of
  * transactions.
  */
 typedef int (*catalog_chunk_visit_fn)(void *opaque, uint64_t chunk, const struct catalog_location *location);
@@ -282,6 +284,8 @@ int catalog_log_insert(struct catalog *catalog, const struct catalog_log_entry *
 /* Entries of a disk with sequence >= from, ascending, at most `most`. For tests, check and rebuild. Caller frees. */
 int catalog_log_list(struct catalog *catalog, int64_t disk, uint64_t from_sequence, size_t most,
 		     struct catalog_log_entry **ret_list, size_t *ret_count, struct failure *failure);
+/* The first disk > after that has entries, also one that is gone; 0: none. */
+int catalog_log_next_disk(struct catalog *catalog, int64_t after, int64_t *ret_disk, struct failure *failure);
 
 /* ---- sums ---- */
 
@@ -293,6 +297,44 @@ struct catalog_usage {
 };
 /* A read that walks over all chunks: at 10 TiB of content some seconds. */
 int catalog_usage(struct catalog *catalog, struct catalog_usage *ret_usage, struct failure *failure);
+
+/* ---- checks ---- */
+
+/* A row of `map` or `past`: states that chunks of a page have, or had until the generation `until` began. */
+struct catalog_states {
+	int64_t disk;
+	uint64_t page;
+	uint32_t until;	     /* 0: live */
+	bool is_bad;	     /* the row can't be read; what follows is NULL then */
+	const bool *present; /* CATALOG_PAGE_ENTRIES of them: which chunks it speaks of; NULL: of all */
+	const struct catalog_entry *entries;
+};
+/*
+ * Calls `visit` for the rows of a disk's pages first_page <= page < end_page: page by page, former states in the order
+ * in which they ended, live ones last. != 0 ends the walk with that value. The rest as in catalog_chunk_walk().
+ */
+typedef int (*catalog_states_visit_fn)(void *opaque, const struct catalog_states *states);
+int catalog_states_walk(struct catalog *catalog, int64_t disk, uint64_t first_page, uint64_t end_page,
+			catalog_states_visit_fn visit, void *opaque, struct failure *failure);
+
+struct catalog_check {
+	/* Called for each thing that is wrong: "segment 7", "live bytes don't add up". Texts are valid meanwhile. */
+	void (*flaw)(void *opaque, const char *what, const char *why);
+	void *opaque;
+	const atomic_bool *stop; /* becomes true: end soon, with -EINTR and no message; may be NULL */
+};
+/* The database as such: pages, trees, types of columns (PRAGMA quick_check). Reads all of it. */
+int catalog_check_database(struct catalog *catalog, const struct catalog_check *check, struct failure *failure);
+/*
+ * Whether rows fit together: references are the entries of maps that name a chunk, live_bytes the records that
+ * something refers to, each chunk has its row in the index by digest and no row there is without one, records lie
+ * inside of segments, states of a chunk follow each other, images and rounds are numbered as their disks say.
+ *
+ * One read of all there is: others' commits go on meanwhile, but the write-ahead log is not started over. Memory is
+ * bounded, whatever there is (some MiB). A sum that is wrong passes for right with a probability of 2^-64.
+ */
+int catalog_check_rows(struct catalog *catalog, uint32_t chunk_bytes, const struct catalog_check *check,
+		       struct failure *failure);
 
 /* ---- rounds ---- */
 

@@ -291,7 +291,7 @@ static int chunk_at(struct catalog *catalog, uint64_t chunk, struct chunk_page *
 }
 
 /* Ids are never used twice: a round may hold on to one that clean-up has taken away meanwhile, and must notice. */
-static int chunk_next_id(struct catalog *catalog, uint64_t *ret_next, struct failure *failure)
+int chunk_next_id(struct catalog *catalog, uint64_t *ret_next, struct failure *failure)
 {
 	STATEMENT *query = catalog_statement(catalog, ST_NEXT_CHUNK_GET, failure);
 	bool bad = false;
@@ -479,6 +479,27 @@ int chunk_refer(struct catalog *catalog, uint64_t chunk, int delta, uint64_t *fr
 
 /* ---- logs ---- */
 
+int catalog_log_next_disk(struct catalog *catalog, int64_t after, int64_t *ret_disk, struct failure *failure)
+{
+	STATEMENT *query = catalog_statement(catalog, ST_LOG_NEXT_DISK, failure);
+	bool bad = false;
+	int64_t disk = 0;
+	int result;
+
+	if (query == NULL)
+		return catalog->statement_error;
+	(void)sqlite3_bind_int64(query, 1, after);
+	result = catalog_step(catalog, query, failure);
+	if (result < 0)
+		return result;
+	if (result == 1)
+		disk = column_i64(query, 0, 1, INT64_MAX, &bad);
+	if (bad)
+		return catalog_bad_row(catalog, "log", failure);
+	*ret_disk = disk;
+	return 0;
+}
+
 int catalog_log_insert(struct catalog *catalog, const struct catalog_log_entry *entry, struct failure *failure)
 {
 	STATEMENT *insert = catalog_statement(catalog, ST_LOG_INSERT, failure);
@@ -499,8 +520,8 @@ int catalog_log_insert(struct catalog *catalog, const struct catalog_log_entry *
 	return segment_live_add(catalog, entry->segment, (int64_t)catalog_record_bytes(entry->stored_bytes), failure);
 }
 
-static int read_log_entry(struct catalog *catalog, sqlite3_stmt *row, struct catalog_log_entry *ret_entry,
-			  struct failure *failure)
+int read_log_entry(struct catalog *catalog, sqlite3_stmt *row, struct catalog_log_entry *ret_entry,
+		   struct failure *failure)
 {
 	bool bad = false;
 	struct catalog_log_entry entry = {

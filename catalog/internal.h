@@ -65,6 +65,15 @@ enum statement {
 	ST_SEGMENT_LIST,
 	ST_CHUNK_WALK,
 	ST_LOG_SIZES,
+	ST_LOG_WALK,
+	ST_LOG_NEXT_DISK,
+	ST_MAP_WALK,
+	ST_PAST_WALK,
+	ST_DIGEST_WALK,
+	ST_SEGMENT_LAST,
+	ST_CHECK_IMAGES,
+	ST_CHECK_IMAGE_ORDER,
+	ST_CHECK_ROUNDS,
 	STATEMENT_COUNT,
 };
 
@@ -170,6 +179,13 @@ int new_digests_flush(struct catalog *catalog, struct failure *failure); /* at c
 
 int read_segment(struct catalog *catalog, sqlite3_stmt *row, struct catalog_segment *ret_segment,
 		 struct failure *failure);
+int read_log_entry(struct catalog *catalog, sqlite3_stmt *row, struct catalog_log_entry *ret_entry,
+		   struct failure *failure);
+/* catalog_states_walk() over many disks: from (first_disk, first_page) up to, not with, (end_disk, end_page). */
+enum { CATALOG_DISKS_END = 1 << 22 };
+int states_walk_between(struct catalog *catalog, int64_t first_disk, uint64_t first_page, int64_t end_disk,
+			uint64_t end_page, catalog_states_visit_fn visit, void *opaque, struct failure *failure);
+int chunk_next_id(struct catalog *catalog, uint64_t *ret_next, struct failure *failure);
 
 /* Generation of the newest alive image of a disk, 0 when there is none. */
 int image_newest_generation(struct catalog *catalog, int64_t disk, uint32_t *ret_generation, struct failure *failure);

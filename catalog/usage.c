@@ -81,8 +81,9 @@ int catalog_chunk_walk(struct catalog *catalog, uint64_t first, uint64_t end, ca
 		page->number = column_u64(query, 0, ((uint64_t)1 << 62) / CHUNK_PAGE_ENTRIES, &bad);
 		if (bad ||
 		    chunk_page_decode(sqlite3_column_blob(query, 1), (size_t)sqlite3_column_bytes(query, 1), page) < 0)
-			return catalog_bad_row(catalog, "chunk", failure);
-		result = visit_page(page, first, end, visit, opaque);
+			result = visit(opaque, page->number * CHUNK_PAGE_ENTRIES, NULL);
+		else
+			result = visit_page(page, first, end, visit, opaque);
 		if (result != 0)
 			return result;
 	}
@@ -114,6 +115,8 @@ static int count_if_live(void *opaque, uint64_t chunk, const struct catalog_loca
 	struct catalog_usage *usage = opaque;
 
 	(void)chunk;
+	if (location == NULL)
+		return -EBADMSG;
 	usage->live_chunks += location->references > 0;
 	return 0;
 }
@@ -129,6 +132,8 @@ int catalog_usage(struct catalog *catalog, struct catalog_usage *ret_usage, stru
 	result = add_segments(catalog, &usage, failure);
 	if (result == 0)
 		result = catalog_chunk_walk(catalog, 0, (uint64_t)1 << 62, count_if_live, &usage, failure);
+	if (result == -EBADMSG)
+		result = catalog_bad_row(catalog, "chunk", failure);
 	catalog_snapshot_end(catalog, ours);
 	if (result == 0)
 		*ret_usage = usage;
