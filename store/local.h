@@ -166,6 +166,11 @@ int local_set_policy(struct store *store, const char *name, const struct store_p
 
 int local_usage(struct store *store, struct store_usage *ret_usage, struct failure *failure);
 
+/* ---- local_check.c ---- */
+
+int local_check(struct store *store, const struct store_check_params *params, struct store_check_report *ret_report,
+		struct failure *failure);
+
 /* ---- local_images.c ---- */
 
 int local_list_images(struct store *store, const char *name, struct store_image **ret_list, size_t *ret_count,

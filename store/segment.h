@@ -96,6 +96,13 @@ int segment_reader_read(struct segment_reader *reader, uint32_t number, uint64_t
 int segment_reader_header(struct segment_reader *reader, uint32_t number, uint64_t off_bytes,
 			  struct record_header *ret_header, struct failure *failure);
 
+/*
+ * Is the file of a segment there, the one that its name says, and how long is it? -ENOENT, -EBADMSG (its head is
+ * damaged, or it is another segment); the message begins with "segment 000001ab: ". Opens the file anew each time.
+ */
+int segment_examine(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number, uint64_t *ret_file_bytes,
+		    struct failure *failure);
+
 /* Hints that this range will be read soon (readahead); never fails. */
 void segment_reader_prefetch(struct segment_reader *reader, uint32_t number, uint64_t off_bytes, uint64_t len_bytes);
 

@@ -102,11 +102,10 @@ static int walk_records(const struct walk *walk, segment_visit_fn visit, void *o
 	return 0;
 }
 
-int segment_walk(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number, segment_visit_fn visit,
-		 void *opaque, uint64_t *ret_valid_bytes, struct failure *failure)
+static int open_and_measure(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number, int *ret_fd,
+			    uint64_t *ret_file_bytes, struct failure *failure)
 {
 	AUTO_CLOSE int fd = -1;
-	struct walk walk = {.number = number};
 	struct stat status;
 	int result = segment_file_open(segments_fd, number, O_RDONLY, &fd, failure);
 
@@ -116,7 +115,28 @@ int segment_walk(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32
 		return result;
 	if (fstat(fd, &status) != 0)
 		return fail_errno(failure, -errno, "segment %08" PRIx32 ": stat", number);
+	*ret_file_bytes = (uint64_t)status.st_size;
+	*ret_fd = take_fd(&fd);
+	return 0;
+}
+
+int segment_examine(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number, uint64_t *ret_file_bytes,
+		    struct failure *failure)
+{
+	AUTO_CLOSE int fd = -1;
+
+	return open_and_measure(segments_fd, store_id, number, &fd, ret_file_bytes, failure);
+}
+
+int segment_walk(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number, segment_visit_fn visit,
+		 void *opaque, uint64_t *ret_valid_bytes, struct failure *failure)
+{
+	AUTO_CLOSE int fd = -1;
+	struct walk walk = {.number = number};
+	int result = open_and_measure(segments_fd, store_id, number, &fd, &walk.file_bytes, failure);
+
+	if (result < 0)
+		return result;
 	walk.fd = fd;
-	walk.file_bytes = (uint64_t)status.st_size;
 	return walk_records(&walk, visit, opaque, ret_valid_bytes, failure);
 }

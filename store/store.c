@@ -305,6 +305,23 @@ void store_usage_free(struct store_usage *usage)
 	*usage = (struct store_usage){.disks = NULL};
 }
 
+int store_check(struct store *store, const struct store_check_params *params, struct store_check_report *ret_report,
+		struct failure *failure)
+{
+	return store->ops->check(store, params, ret_report, failure);
+}
+
+void store_check_report_free(struct store_check_report *report)
+{
+	for (size_t i = 0; i < report->flaw_count; i++) {
+		free(report->flaws[i].what);
+		free(report->flaws[i].why);
+	}
+	free(report->flaws);
+	free(report->damages);
+	*report = (struct store_check_report){.damages = NULL};
+}
+
 /* ------------------------------------------------------- disks and policies */
 
 int store_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure)

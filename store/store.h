@@ -24,6 +24,7 @@
 #ifndef WHERRY_STORE_STORE_H
 #define WHERRY_STORE_STORE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -186,6 +187,53 @@ struct store_usage {
  * exact moment. */
 int store_usage(struct store *store, struct store_usage *ret_usage, struct failure *failure);
 void store_usage_free(struct store_usage *usage); /* leaves it empty */
+
+/* ---- checking ---- */
+
+struct store_check_params {
+	bool deep; /* read, decompress and digest all that is referred to; else records' headers only */
+	_Atomic uint64_t *total_bytes, *done_bytes; /* progress, added to by any thread; may be NULL */
+	const atomic_bool *stop; /* becomes true: end soon, with -EINTR and no message; may be NULL */
+};
+
+enum { STORE_WHY_BYTES = 112, STORE_DAMAGES_MOST = 65536, STORE_FLAWS_MOST = 1000 };
+
+/* Content that can't be had. */
+struct store_damage {
+	char disk[STORE_NAME_MOST_BYTES + 1];
+	uint32_t image; /* 0: the live content */
+	uint64_t off_bytes;
+	uint64_t len_bytes;
+	char why[STORE_WHY_BYTES]; /* "segment 00000007: damaged record: payload" */
+};
+/* Something else that is wrong: "segment 00000007" "its file is missing". */
+struct store_flaw {
+	char *what;
+	char *why;
+};
+struct store_check_report {
+	bool is_clean;	   /* neither damage nor flaws */
+	uint64_t chunks;   /* looked at */
+	uint64_t segments; /* that hold them */
+	struct store_damage *damages; /* by disk, image, offset; ranges that touch, for the same reason, are one */
+	size_t damage_count;
+	uint64_t more_damages; /* ranges beyond STORE_DAMAGES_MOST */
+	struct store_flaw *flaws;
+	size_t flaw_count;
+	uint64_t more_flaws; /* beyond STORE_FLAWS_MOST */
+};
+/*
+ * Looks for damage: what says where content is (does it fit together?), every record that something refers to (is it
+ * there, and the one meant?), every disk's log (is the chain whole?); deep also reads all content, on all cores, each
+ * piece once however many images share it.
+ *
+ * 0 also when there is damage: the report has it. -EINTR when stopped. Others: it could not be told. Works next to
+ * others' work and on a read-only store; what is made, moved or deleted meanwhile is never taken for damage. Memory is
+ * bounded, whatever the store's size.
+ */
+int store_check(struct store *store, const struct store_check_params *params, struct store_check_report *ret_report,
+		struct failure *failure);
+void store_check_report_free(struct store_check_report *report); /* leaves it empty */
 
 /* ---- disks and policies: durable on return ---- */
 

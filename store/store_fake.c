@@ -237,6 +237,7 @@ static const struct store_ops fake_ops = {
 	.list_images = fake_list_images,
 	.list_rounds = fake_list_rounds,
 	.usage = fake_usage,
+	.check = fake_check,
 	.create_disk = fake_create_disk,
 	.remove_disk = fake_remove_disk,
 	.set_policy = fake_set_policy,

@@ -1334,6 +1334,134 @@ static void disk_takes_what_its_removal_frees(void **state)
 	store_usage_free(&after);
 }
 
+/* -------------------------------------------------------------------- check */
+
+static void assert_no_damage(struct fixture *fixture, uint64_t chunks)
+{
+	for (int deep = 0; deep < 2; deep++) {
+		_Atomic uint64_t total_bytes = 0, done_bytes = 0;
+		const struct store_check_params params = {
+			.deep = deep != 0, .total_bytes = &total_bytes, .done_bytes = &done_bytes};
+		struct store_check_report report;
+
+		must(store_check(fixture->store, &params, &report, why()));
+		if (!report.is_clean)
+			fail_msg("damage: %s: %s", report.damage_count > 0 ? report.damages[0].disk : "flaw",
+				 report.damage_count > 0 ? report.damages[0].why
+				 : report.flaw_count > 0 ? report.flaws[0].why
+							 : "?");
+		assert_int_equal(report.chunks, chunks);
+		assert_int_equal(report.damage_count + report.flaw_count, 0);
+		assert_int_equal(report.more_damages + report.more_flaws, 0);
+		must_hold(chunks == 0 || done_bytes > 0);
+		store_check_report_free(&report);
+	}
+}
+
+static void undamaged_store_is_clean(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	AUTO_FREE uint8_t *same = NULL;
+	struct store_view *view;
+	uint64_t freed;
+
+	assert_no_damage(fixture, 0);
+	view = make_filled_disk(fixture, "one", 20, 1000, &bytes);
+	assert_no_damage(fixture, 20);
+	take_image(view);
+	for (uint64_t i = 0; i < 5; i++)
+		fill(bytes + i * CHUNK, CHUNK, 2000 + i);
+	write_places(fixture, view, bytes, 31);
+	assert_no_damage(fixture, 25); /* also while somebody has the disk open */
+	close_view(view);
+	close_view(make_filled_disk(fixture, "two", 20, 1000, &same));
+	assert_no_damage(fixture, 25);
+	must(store_delete_image(fixture->store, "one", 1, false, &freed, why()));
+	assert_no_damage(fixture, 25); /* the other disk has them, too */
+	must(store_remove_disk(fixture->store, "two", false, why()));
+	assert_no_damage(fixture, 20);
+	reopen(fixture);
+	assert_no_damage(fixture, 20);
+}
+
+static void check_stops_when_told(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	const atomic_bool stop = true;
+	const struct store_check_params params = {.deep = true, .stop = &stop};
+	struct store_check_report report;
+
+	close_view(make_filled_disk(fixture, "one", 3, 1100, &bytes));
+	assert_int_equal(store_check(fixture->store, &params, &report, why()), -EINTR);
+	assert_string_equal(failure.message, "");
+}
+
+struct checks {
+	struct fixture *fixture;
+	atomic_bool stop;
+	unsigned clean, others;
+	char message[2 * FAILURE_MESSAGE_BYTES];
+};
+
+static void *check_again_and_again(void *opaque)
+{
+	struct checks *checks = opaque;
+
+	while (!atomic_load(&checks->stop)) {
+		const struct store_check_params params = {.deep = checks->clean % 2 == 0};
+		struct store_check_report report = {.is_clean = false};
+		struct failure cause = {.code = 0};
+		int result = store_check(checks->fixture->store, &params, &report, &cause);
+
+		if (result == 0 && report.is_clean) {
+			checks->clean++;
+		} else {
+			checks->others++;
+			(void)snprintf(checks->message, sizeof(checks->message), "%s %s %s", cause.message,
+				       report.damage_count > 0 ? report.damages[0].why : "",
+				       report.flaw_count > 0 ? report.flaws[0].why : "");
+		}
+		if (result == 0)
+			store_check_report_free(&report);
+	}
+	return NULL;
+}
+
+static void work_meanwhile_is_no_damage(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	struct store_view *view = make_filled_disk(fixture, "web01", 30, 1200, &bytes);
+	struct checks checks = {.fixture = fixture};
+	unsigned int seed = store_contract_seed();
+	pthread_t thread;
+	uint64_t freed;
+
+	assert_int_equal(pthread_create(&thread, NULL, check_again_and_again, &checks), 0);
+	for (unsigned n = 0; n < 25; n++) {
+		uint64_t places = 0;
+
+		for (unsigned i = 0; i < 8; i++) {
+			uint64_t place = (uint64_t)rand_r(&seed) % 30;
+
+			fill(bytes + place * CHUNK, CHUNK, 5000 + (uint64_t)rand_r(&seed) % 50);
+			places |= (uint64_t)1 << place;
+		}
+		write_places(fixture, view, bytes, places);
+		take_image(view);
+		if (n % 3 == 2)
+			must(store_delete_image(fixture->store, "web01", n, false, &freed, why()));
+	}
+	atomic_store(&checks.stop, true);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	close_view(view);
+	if (checks.others > 0)
+		fail_msg("%u of %u checks: %s", checks.others, checks.others + checks.clean, checks.message);
+	must_hold(checks.clean > 0);
+}
+
 /* ---------------------------------------------------------------- retention */
 
 static void assert_retention(struct fixture *fixture, uint32_t keep, const uint32_t *deleted, size_t deleted_count,
@@ -2374,6 +2502,9 @@ int store_contract_run(const struct store_contract_factory *factory)
 		TEST(content_is_measured_once),
 		TEST(what_is_deleted_is_dead),
 		TEST(disk_takes_what_its_removal_frees),
+		TEST(undamaged_store_is_clean),
+		TEST(check_stops_when_told),
+		TEST(work_meanwhile_is_no_damage),
 		TEST(oldest_images_go_first),
 		TEST(pinned_and_open_images_stay),
 		TEST(live_disk_has_one_opener),

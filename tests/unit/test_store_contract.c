@@ -335,6 +335,45 @@ static void damaged_chunk_is_refused_until_mended(void **state)
 	store_view_close(view);
 }
 
+/* Live content and the image that has it, neighbours as one range; not the image that hasn't. */
+static void check_names_who_has_damaged_chunks(void **state)
+{
+	const struct store_check_params params = {.deep = true};
+	const struct store_image_params image_params = {.label = NULL};
+	struct fixture *fixture = *state;
+	struct store_check_report report;
+	struct store_change change = {.chunk = 0};
+	struct store_view *view;
+	uint32_t number;
+
+	must(open_web01(fixture, VIEW_WRITE, &view));
+	must(commit_byte(fixture, view, 0, 4));
+	must(store_create_image(view, &image_params, &number, why()));
+	must(commit_byte(fixture, view, 1, 5));
+	must(commit_byte(fixture, view, 2, 5));
+	must(store_create_image(view, &image_params, &number, why()));
+	must(commit_byte(fixture, view, 1, 6));
+	must(put(fixture, view, 5, &change));
+	store_view_close(view);
+	assert_int_equal(store_fake_damage(fixture->store, change.digest, true), 0);
+	must(store_check(fixture->store, &params, &report, why()));
+	assert_false(report.is_clean);
+	assert_int_equal(report.chunks, 3);
+	assert_int_equal(report.damage_count, 2);
+	assert_string_equal(report.damages[0].disk, "web01");
+	assert_int_equal(report.damages[0].image, 0);
+	assert_int_equal(report.damages[0].off_bytes, 2 * CHUNK);
+	assert_int_equal(report.damages[0].len_bytes, CHUNK);
+	assert_int_equal(report.damages[1].image, 2);
+	assert_int_equal(report.damages[1].off_bytes, CHUNK);
+	assert_int_equal(report.damages[1].len_bytes, 2 * CHUNK);
+	store_check_report_free(&report);
+	assert_int_equal(store_fake_damage(fixture->store, change.digest, false), 0);
+	must(store_check(fixture->store, &params, &report, why()));
+	assert_true(report.is_clean);
+	store_check_report_free(&report);
+}
+
 static void wrong_digest_is_found_out(void **state)
 {
 	struct fixture *fixture = *state;
@@ -600,6 +639,7 @@ int main(void)
 		TEST(delayed_call_takes_its_time),
 		TEST(delay_keeps_nobody_else_waiting),
 		TEST(damaged_chunk_is_refused_until_mended),
+		TEST(check_names_who_has_damaged_chunks),
 		TEST(wrong_digest_is_found_out),
 		TEST(commit_of_a_round_that_is_over_is_found_out),
 		TEST(cleaned_away_chunk_makes_its_commit_stale),
