@@ -51,6 +51,7 @@ enum option_id {
 	OPTION_DIRTY_BITMAP,
 	OPTION_ALLOW_SHRINK,
 	OPTION_SOURCE,
+	OPTION_DEEP,
 	OPTION_COUNT,
 };
 
@@ -89,6 +90,7 @@ struct options {
 	const char *dirty_bitmap;
 	bool allow_shrink;
 	const char *source;
+	bool deep;
 };
 
 /* ---- verbs ---- */
@@ -155,6 +157,7 @@ extern const struct verb verb_unpin;
 extern const struct verb verb_retain;
 extern const struct verb verb_export;
 extern const struct verb verb_verify;
+extern const struct verb verb_check;
 extern const struct verb verb_df;
 extern const struct verb verb_help;
 

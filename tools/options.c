@@ -65,6 +65,7 @@ const struct option_kind option_kinds[OPTION_COUNT] = {
 	[OPTION_ALLOW_SHRINK] = {"allow-shrink", 0, NULL, NULL,
 				 "go on when the source has become smaller; images keep their size"},
 	[OPTION_SOURCE] = {"source", 0, "SOURCE", "source", "what to compare with: a path or an NBD URI"},
+	[OPTION_DEEP] = {"deep", 0, NULL, NULL, "read all content, and compare it with its digests"},
 };
 
 enum { LONG_OPTION_BASE = 256 }; /* getopt_long()'s value of option id N is this + N: no letter's code */
@@ -431,6 +432,7 @@ static int read_options(const struct raw_line *raw, const struct verb *verb, str
 		.dry_run = raw->values[OPTION_DRY_RUN] != NULL,
 		.no_image = raw->values[OPTION_NO_IMAGE] != NULL,
 		.read_all = raw->values[OPTION_READ_ALL] != NULL,
+		.deep = raw->values[OPTION_DEEP] != NULL,
 		.verify = raw->values[OPTION_VERIFY] != NULL,
 		.allow_shrink = raw->values[OPTION_ALLOW_SHRINK] != NULL,
 	};

@@ -26,6 +26,12 @@
 
 __attribute__((noreturn)) void output_out_of_memory(void);
 
+/* In which partitions of its disk a damaged range is, as far as that is known. */
+struct damage_place {
+	unsigned *partitions;
+	size_t partition_count;
+};
+
 /*
  * Flushes and closes standard output. Returns 0, or a negative errno when something that was printed did not arrive;
  * -EPIPE for a reader that has gone, which is no news to whoever piped us into `head`.
@@ -49,6 +55,9 @@ void output_json_rounds(const struct store_round *rounds, size_t count);
 void output_json_sync(const char *disk, const struct round_report *report);
 void output_json_retention(const char *disk, uint32_t keep, bool dry_run, const struct store_retention *retention);
 void output_json_verify(const struct verify_report *report);
+/* `places`: one for each damage of the report. */
+void output_json_check(const struct store_check_report *report, const struct damage_place *places, bool deep,
+		       double elapsed_seconds);
 void output_json_df(const struct store_usage *usage);
 void output_json_export(const struct store_reference *reference, uint32_t image, const char *target,
 			const struct export_report *report);
@@ -64,6 +73,8 @@ void output_text_rounds(const struct store_round *rounds, size_t count);
 void output_text_sync(const char *disk, const struct round_report *report);
 void output_text_retention(const char *disk, bool dry_run, const struct store_retention *retention);
 void output_text_verify(const char *reference, const char *source, const struct verify_report *report);
+void output_text_check(const char *store, const struct store_check_report *report, const struct damage_place *places,
+		       bool deep, double elapsed_seconds);
 void output_text_df(const struct store_usage *usage);
 void output_text_export(FILE *to, const char *reference, const char *target, const struct export_report *report);
 

@@ -319,6 +319,53 @@ void output_json_verify(const struct verify_report *report)
 	json_print(document);
 }
 
+static json_t *json_damages(const struct store_check_report *report, const struct damage_place *places)
+{
+	json_t *array = json_new_array();
+
+	for (size_t i = 0; i < report->damage_count; i++) {
+		const struct store_damage *damage = &report->damages[i];
+		json_t *object = json_new_object();
+		json_t *partitions = json_new_array();
+
+		for (size_t k = 0; k < places[i].partition_count; k++)
+			json_add(partitions, json_bytes(places[i].partitions[k]));
+		json_put(object, "disk", json_text(damage->disk));
+		json_put(object, "image", json_number_or_null(damage->image));
+		json_put(object, "offset", json_bytes(damage->off_bytes));
+		json_put(object, "length", json_bytes(damage->len_bytes));
+		json_put(object, "why", json_text(damage->why));
+		json_put(object, "partitions", partitions);
+		json_add(array, object);
+	}
+	return array;
+}
+
+void output_json_check(const struct store_check_report *report, const struct damage_place *places, bool deep,
+		       double elapsed_seconds)
+{
+	json_t *document = json_new_object();
+	json_t *flaws = json_new_array();
+
+	for (size_t i = 0; i < report->flaw_count; i++) {
+		json_t *object = json_new_object();
+
+		json_put(object, "what", json_text(report->flaws[i].what));
+		json_put(object, "why", json_text(report->flaws[i].why));
+		json_add(flaws, object);
+	}
+	json_put(document, "ok", json_boolean(report->is_clean));
+	json_put(document, "deep", json_boolean(deep));
+	json_put(document, "chunks", json_bytes(report->chunks));
+	json_put(document, "segments", json_bytes(report->segments));
+	json_put(document, "elapsed_seconds", json_seconds(elapsed_seconds));
+	json_put(document, "damaged", json_damages(report, places));
+	json_put(document, "damaged_not_listed", json_bytes(report->more_damages));
+	json_put(document, "flaws", flaws);
+	json_put(document, "flaws_not_listed", json_bytes(report->more_flaws));
+	json_print(document);
+}
+
 void output_json_df(const struct store_usage *usage)
 {
 	json_t *document = json_new_object();

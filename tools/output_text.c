@@ -495,6 +495,62 @@ void output_text_verify(const char *reference, const char *source, const struct 
 			     units_format_size(report->left_out_bytes, text));
 }
 
+enum { DAMAGES_SHOWN_MOST = 100 };
+
+static void print_damages(const struct store_check_report *report, const struct damage_place *places)
+{
+	char text[UNITS_TEXT_BYTES];
+
+	for (size_t i = 0; i < report->damage_count && i < DAMAGES_SHOWN_MOST; i++) {
+		const struct store_damage *damage = &report->damages[i];
+
+		(void)printf("  %s", damage->disk);
+		if (damage->image != 0)
+			(void)printf("@%u", damage->image);
+		if (places[i].partition_count > 0)
+			(void)printf(", partition%s", places[i].partition_count > 1 ? "s" : "");
+		for (size_t k = 0; k < places[i].partition_count; k++)
+			(void)printf("%s%u", k > 0 ? ", " : " ", places[i].partitions[k]);
+		(void)printf(": %s at byte %llu: ", units_format_size(damage->len_bytes, text),
+			     (unsigned long long)damage->off_bytes);
+		output_safe(stdout, damage->why);
+		(void)putchar('\n');
+	}
+	if (report->damage_count > DAMAGES_SHOWN_MOST)
+		(void)printf("  and %zu more ranges; --json lists them\n", report->damage_count - DAMAGES_SHOWN_MOST);
+	if (report->more_damages > 0)
+		(void)printf("  and %llu more pieces, which are too many to be listed\n",
+			     (unsigned long long)report->more_damages);
+}
+
+static void print_flaws(const struct store_check_report *report)
+{
+	for (size_t i = 0; i < report->flaw_count && i < DAMAGES_SHOWN_MOST; i++) {
+		(void)printf("  ");
+		output_safe(stdout, report->flaws[i].what);
+		(void)printf(": ");
+		output_safe(stdout, report->flaws[i].why);
+		(void)putchar('\n');
+	}
+	if (report->flaw_count > DAMAGES_SHOWN_MOST)
+		(void)printf("  and %llu more such lines\n",
+			     (unsigned long long)(report->flaw_count - DAMAGES_SHOWN_MOST + report->more_flaws));
+}
+
+void output_text_check(const char *store, const struct store_check_report *report, const struct damage_place *places,
+		       bool deep, double elapsed_seconds)
+{
+	output_safe(stdout, store);
+	(void)printf(": %s: %llu chunk%s in %llu segment%s, %s", report->is_clean ? "no damage" : "DAMAGED",
+		     (unsigned long long)report->chunks, report->chunks == 1 ? "" : "s",
+		     (unsigned long long)report->segments, report->segments == 1 ? "" : "s",
+		     deep ? "all content read" : "all headers read");
+	print_elapsed(stdout, elapsed_seconds, 0);
+	(void)putchar('\n');
+	print_damages(report, places);
+	print_flaws(report);
+}
+
 void output_text_export(FILE *to, const char *reference, const char *target, const struct export_report *report)
 {
 	char size[UNITS_TEXT_BYTES], data[UNITS_TEXT_BYTES];

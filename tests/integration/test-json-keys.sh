@@ -168,6 +168,22 @@ status=3 document verify web01@3 --source disk --read-all --progress=none
 check_object . "$verify_keys"
 check_object '.differences[0]' "offset:int length:int"
 
+say "check"
+check_keys="ok:bool deep:bool chunks:int segments:int elapsed_seconds:seconds damaged:(type==\"array\")
+	damaged_not_listed:int flaws:(type==\"array\") flaws_not_listed:int"
+document check --progress=none
+check_object . "$check_keys"
+expect_equal "true false 0 0" "$(json_get '"\(.ok) \(.deep) \(.damaged | length) \(.flaws | length)"')"
+segment=$(find "$WHERRY_STORE/segments" -name '*.seg')
+cp "$segment" whole-segment
+truncate -s 16K "$segment"
+status=3 document check --deep --progress=none
+check_object . "$check_keys"
+check_object '.damaged[]' "disk:text image:int? offset:int length:int why:text partitions:numbers"
+check_object '.flaws[]' "what:text why:text"
+expect_equal "false true" "$(json_get '"\(.ok) \(.deep)"')"
+cp whole-segment "$segment"
+
 say "df"
 document df
 check_object . "segment_bytes:int live_bytes:int dead_bytes:int catalog_bytes:int plain_bytes:int
