@@ -15,7 +15,7 @@
 
 #include "common/cleanup.h"
 
-enum { ROWS_A_PIECE = 4096, WALK_ENDS_HERE = 1 };
+enum { ROWS_A_PIECE = 4096, WORDS_KEPT = 64, WALK_ENDS_HERE = 1 };
 
 struct damaged_state {
 	uint32_t since, until; /* until 0: it holds */
@@ -35,9 +35,11 @@ struct naming {
 	struct damaged_state *states; /* of this page */
 	size_t state_count;
 	uint64_t page;
-	unsigned rows;	      /* in this piece */
-	uint32_t why_segment; /* why_text is about its file */
-	char why_text[STORE_WHY_BYTES];
+	unsigned rows; /* in this piece */
+	struct segment_words {
+		uint32_t number; /* 0: none */
+		char text[STORE_WHY_BYTES];
+	} words[WORDS_KEPT]; /* about files of segments, by number */
 };
 
 static void naming_free(struct naming *naming)
@@ -55,16 +57,17 @@ static void naming_free(struct naming *naming)
 static const char *say_segment(struct naming *naming, uint32_t number)
 {
 	struct local_store *local = naming->checking->local;
+	struct segment_words *words = &naming->words[number % WORDS_KEPT];
 	struct failure cause = {.code = 0};
 	uint64_t file_bytes;
 
-	if (naming->why_segment == number && number != 0)
-		return naming->why_text;
+	if (words->number == number)
+		return words->text;
 	if (segment_examine(local->segments_fd, local->id, number, &file_bytes, &cause) == 0)
 		(void)fail(&cause, -EBADMSG, "segment %08" PRIx32 ": it could not be opened", number);
-	(void)snprintf(naming->why_text, sizeof(naming->why_text), "%.*s", STORE_WHY_BYTES - 1, cause.message);
-	naming->why_segment = number;
-	return naming->why_text;
+	(void)snprintf(words->text, sizeof(words->text), "%.*s", STORE_WHY_BYTES - 1, cause.message);
+	words->number = number;
+	return words->text;
 }
 
 static void say_why(struct naming *naming, const struct damaged_state *state, char ret_why[STORE_WHY_BYTES])

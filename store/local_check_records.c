@@ -239,16 +239,11 @@ static int look_at_record(struct worker *worker, const struct record_key *key, e
 			  struct failure *failure)
 {
 	struct checking *checking = worker->batch->checking;
-	const struct bad_segment *bad = checking_bad_place(checking, key->segment, key->off_bytes, key->stored_bytes);
 	struct failure cause = {.code = 0};
 	struct record_header header;
 	int result;
 
 	*ret_kind = DAMAGE_NONE;
-	if (bad != NULL) {
-		*ret_kind = bad->is_short ? DAMAGE_SHORT : DAMAGE_SEGMENT;
-		return 0;
-	}
 	result = read_record(worker, key, &header, &cause);
 	if (result < 0 && !is_damage_code(result))
 		return fail_from(failure, &cause);
@@ -270,9 +265,6 @@ static int add_bad_chunk_locked(struct checking *checking, const struct record_k
 	size_t count = checking->bad_chunk_count;
 
 	checking->has_damage = true;
-	/* what lies in a bad segment is known by that: there may be very much of it */
-	if (checking_bad_place(checking, key->segment, key->off_bytes, key->stored_bytes) != NULL)
-		return 0;
 	if (count == BAD_CHUNKS_MOST) {
 		checking->more_bad_chunks++;
 		return 0;
@@ -322,9 +314,13 @@ static int check_record(struct worker *worker, const struct record_key *found, s
 {
 	struct checking *checking = worker->batch->checking;
 	struct record_key key = *found;
-	enum damage_kind kind;
-	int result = look_at_record(worker, &key, &kind, failure);
+	enum damage_kind kind = DAMAGE_NONE;
+	int result = 0;
 
+	/* What is in the bad part of a segment was gathered after that was found bad, so it need not be looked up
+	 * again; and it is known by the segment, for there may be very much of it. */
+	if (checking_bad_place(checking, key.segment, key.off_bytes, key.stored_bytes) == NULL)
+		result = look_at_record(worker, &key, &kind, failure);
 	for (unsigned i = 1; result == 0 && kind != DAMAGE_NONE; i++) {
 		result = look_up_again(checking, &key, kind, i == LOOK_UPS_MOST, failure);
 		if (result == 0)

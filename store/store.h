@@ -196,7 +196,7 @@ struct store_check_params {
 	const atomic_bool *stop; /* becomes true: end soon, with -EINTR and no message; may be NULL */
 };
 
-enum { STORE_WHY_BYTES = 112, STORE_DAMAGES_MOST = 65536, STORE_FLAWS_MOST = 1000 };
+enum { STORE_WHY_BYTES = 112, STORE_DAMAGES_MOST = 16384, STORE_FLAWS_MOST = 1000 };
 
 /* Content that can't be had. */
 struct store_damage {
