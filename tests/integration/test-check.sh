@@ -193,6 +193,12 @@ change_catalog "UPDATE map SET entries=x'00' WHERE key=(1<<40)"
 expect_equal "web01@live:0:$((16 * MIB)) web01@1:0:$((16 * MIB)) web01@2:0:$((16 * MIB))" "$(damaged_ranges)"
 mend
 
+root=$(sqlite3 store/catalog.db "SELECT rootpage FROM sqlite_master WHERE name='digest'")
+zero_range store/catalog.db $(((root - 1) * 4096)) 4096
+expect_exit 3 wherry check --json --progress=none
+expect_equal "0 catalog" "$(json_get '"\(.damaged | length) \([.flaws[].what] | unique | join(", "))"')"
+mend
+
 say "clean after deletions, and kills at any moment"
 random_range source 10M 6M third
 sync_disk source web01
