@@ -97,7 +97,7 @@ expect_equal "2" "$(grep -cE '^(web01|a-disk.*) +[0-9.]+ [KM]iB +1 +[0-9.]+ [KM]
 grep -q '[[:blank:]]$' stdout && die "a line ends in blanks"
 
 say "next to others' work, and where nothing can be changed"
-start wherry sync source web09 --limit 1M --progress=none 2>round.err
+start wherry sync source web09 --limit 1M --progress=none >round.out 2>&1
 usage_while_running() {
 	wherry df --json >while 2>while.err
 }
