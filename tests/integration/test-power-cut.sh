@@ -7,7 +7,7 @@
 # timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3
-STATES=32
+STATES=20
 
 cut=$WHERRY_TEST_TOOLS/power_cut
 recorder=$WHERRY_TEST_TOOLS/preload_record.so
