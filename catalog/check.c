@@ -222,7 +222,7 @@ static int segment_length(struct row_check *check, uint32_t number, uint64_t *re
 static int check_place(struct row_check *check, const char *what, uint32_t segment, uint32_t off_bytes,
 		       uint32_t stored_bytes)
 {
-	uint64_t length_bytes;
+	uint64_t length_bytes = 0;
 	int result = segment_length(check, segment, &length_bytes);
 
 	if (result == 0 && off_bytes + catalog_record_bytes(stored_bytes) > length_bytes)
