@@ -216,3 +216,21 @@ double units_monotonic_seconds(void)
 	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail: the clock exists and the address is good */
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
+
+struct timespec units_time_later(struct timespec time, long nanoseconds)
+{
+	time.tv_nsec += nanoseconds;
+	if (time.tv_nsec >= 1000000000) {
+		time.tv_nsec -= 1000000000;
+		time.tv_sec++;
+	}
+	return time;
+}
+
+struct timespec units_time_from_now(clockid_t clock, long nanoseconds)
+{
+	struct timespec now = {.tv_sec = 0};
+
+	(void)clock_gettime(clock, &now); /* cannot fail: the clock exists and the address is good */
+	return units_time_later(now, nanoseconds);
+}

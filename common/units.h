@@ -37,4 +37,9 @@ const char *units_format_time(int64_t unix_seconds, char text[UNITS_TEXT_BYTES])
 /* Seconds of CLOCK_MONOTONIC. */
 double units_monotonic_seconds(void);
 
+/* The time so many nanoseconds, less than a second, after `time`. */
+struct timespec units_time_later(struct timespec time, long nanoseconds);
+/* The same after now, on this clock: for waits that end. */
+struct timespec units_time_from_now(clockid_t clock, long nanoseconds);
+
 #endif

@@ -6,9 +6,10 @@
  * in a thousand of what there is. An entry names its predecessor by digest. The catalog has each entry's digest as
  * well, so a damaged entry doesn't hide those behind it.
  *
- *     disk that is there           entries 1 to log_sequence, and the last one is log_head; more, if others have added
- * some since disk that is being removed   the last of them: a sweep takes them away from the front disk that is gone
- * one entry, which says so
+ *     disk that is there           entries 1 to log_sequence, and the last one is log_head; more, if others have
+ *                                  added some since
+ *     disk that is being removed   the last of them: a sweep takes them away from the front
+ *     disk that is gone            one entry, which says so
  *
  * A disk may go from one state to the next meanwhile. So what is missing is asked for once more before it is called
  * missing.

@@ -483,14 +483,8 @@ static void watch(struct job *job)
 	bool is_out = true;
 
 	while (is_out) {
-		struct timespec until;
+		struct timespec until = units_time_from_now(CLOCK_MONOTONIC, LOOK_MS * 1000000L);
 
-		(void)clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += LOOK_MS * 1000000L;
-		if (until.tv_nsec >= 1000000000L) {
-			until.tv_nsec -= 1000000000L;
-			until.tv_sec++;
-		}
 		(void)pthread_mutex_lock(&job->lock);
 		if (job->threads_out > 0)
 			(void)pthread_cond_timedwait(&job->came_home, &job->lock, &until);

@@ -72,11 +72,7 @@ static bool wait_for_tick(struct meter *meter, struct timespec *tick)
 {
 	bool go_on;
 
-	tick->tv_nsec += TICK_MS * 1000000L;
-	if (tick->tv_nsec >= 1000000000L) {
-		tick->tv_nsec -= 1000000000L;
-		tick->tv_sec++;
-	}
+	*tick = units_time_later(*tick, TICK_MS * 1000000L);
 	(void)pthread_mutex_lock(&meter->lock);
 	while (!meter->is_stopping && pthread_cond_timedwait(&meter->wake, &meter->lock, tick) != ETIMEDOUT)
 		;

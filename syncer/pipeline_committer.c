@@ -263,16 +263,10 @@ static int commit_unit(struct committer *committer, struct unit *unit)
  */
 static struct unit *take_unit(struct pipeline *pipeline, bool *ret_idle)
 {
-	struct timespec until;
+	struct timespec until = units_time_from_now(CLOCK_REALTIME, IDLE_NANOSECONDS); /* its exact length doesn't matter */
 	WITH_LOCK(&pipeline->lock);
 	struct unit **slot = &pipeline->order[pipeline->commit_sequence % UNIT_COUNT];
 
-	(void)clock_gettime(CLOCK_REALTIME, &until); /* nothing depends on the exact length of the wait */
-	until.tv_nsec += IDLE_NANOSECONDS;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
 	*ret_idle = false;
 	for (;;) {
 		struct unit *unit = *slot;

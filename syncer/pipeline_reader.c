@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/units.h"
 #include "syncer/pipeline_internal.h"
 #include "syncer/source_internal.h"
 
@@ -209,14 +210,9 @@ static struct unit *take_unit(struct reader *reader)
 				return unit;
 			}
 			if (reader->in_flight == 0) {
-				struct timespec until;
+				/* a short nap: nothing depends on its length */
+				struct timespec until = units_time_from_now(CLOCK_REALTIME, 100000000);
 
-				(void)clock_gettime(CLOCK_REALTIME, &until); /* a short nap: nothing depends on its length */
-				until.tv_nsec += 100000000;
-				if (until.tv_nsec >= 1000000000) {
-					until.tv_nsec -= 1000000000;
-					until.tv_sec++;
-				}
 				(void)pthread_cond_timedwait(&pipeline->changed, &pipeline->lock, &until);
 				continue;
 			}

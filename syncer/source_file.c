@@ -40,6 +40,7 @@
 #include <sys/stat.h>
 
 #include "common/cleanup.h"
+#include "common/units.h"
 #include "syncer/device_use.h"
 #include "syncer/page_residency.h"
 
@@ -309,15 +310,10 @@ static int file_submit(struct source *source, struct source_request *request, st
 static struct source_request *file_reap(struct source *source, bool wait)
 {
 	struct file_source *file = file_of(source);
-	struct timespec until;
+	/* a clock that is set makes one wait longer or shorter, no more */
+	struct timespec until = units_time_from_now(CLOCK_REALTIME, REAP_NANOSECONDS);
 	WITH_LOCK(&file->lock);
 
-	(void)clock_gettime(CLOCK_REALTIME, &until); /* a clock that is set makes one wait longer or shorter, no more */
-	until.tv_nsec += REAP_NANOSECONDS;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
 	while (wait && file->finished.count == 0)
 		if (pthread_cond_timedwait(&file->work_done, &file->lock, &until) == ETIMEDOUT)
 			break;

@@ -387,8 +387,7 @@ static void start_command(struct nbd_source *nbd, struct nbd_job *job)
 	check_connection(nbd);
 }
 
-/* Starts what can be started, and finishes what is done. */
-static void pump(struct nbd_source *nbd)
+static void start_waiting(struct nbd_source *nbd)
 {
 	while (nbd->first_waiting != NULL && nbd->commands < MOST_COMMANDS && !nbd->is_lost) {
 		struct nbd_job *job = nbd->first_waiting;
@@ -402,6 +401,12 @@ static void pump(struct nbd_source *nbd)
 	}
 	if (nbd->is_lost)
 		nbd->first_waiting = NULL;
+}
+
+/* Starts what can be started, and finishes what is done. */
+static void pump(struct nbd_source *nbd)
+{
+	start_waiting(nbd);
 	for (unsigned i = 0; i < MOST_JOBS; i++) {
 		struct nbd_job *job = &nbd->jobs[i];
 
@@ -409,6 +414,8 @@ static void pump(struct nbd_source *nbd)
 			continue;
 		if (nbd->is_lost || !start_again_in_pieces(nbd, job))
 			finish_job(nbd, job);
+		else
+			start_waiting(nbd); /* or nothing would come that wakes who waits */
 	}
 }
 

@@ -621,14 +621,7 @@ static int reap_unit(struct comparison *comparison, bool *ret_is_idle, struct fa
 /* Until a unit comes back from the workers, or for a moment. */
 static void wait_a_moment(struct comparison *comparison, long wait_us)
 {
-	struct timespec until;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += wait_us * 1000;
-	if (until.tv_nsec >= 1000000000L) {
-		until.tv_nsec -= 1000000000L;
-		until.tv_sec++;
-	}
+	struct timespec until = units_time_from_now(CLOCK_MONOTONIC, wait_us * 1000);
 	WITH_LOCK(&comparison->lock);
 	if (!comparison->is_failed)
 		(void)pthread_cond_timedwait(&comparison->unit_freed, &comparison->lock, &until);
