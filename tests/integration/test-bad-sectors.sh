@@ -57,11 +57,12 @@ check_errors() {
 	expect_equal "$(expected_errors)" "$(wherry images "$1" --json |
 		jq -c ".images[] | select(.number == $2) | .details.read_errors | map({offset, length})")" "read_errors of $1@$2"
 }
-# expect_bad OFFSET SOURCE DISK: a round that ends there. (One that goes on from where the last one ended, says so before.)
+# expect_bad OFFSET SOURCE DISK: a round that ends there; OFFSET is a pattern, because several requests are in flight and a server
+# answers them in any order. (One that goes on from where the last one ended, says so before.)
 expect_bad() {
 	expect_exit 1 wherry sync "$2" "$3" --json --progress=none
 	[[ ! -s stdout ]] || die "nothing is expected on standard output: $(cat stdout)"
-	tail -n 1 stderr | grep -qE "^wherry: .*at offset $1: .*--on-read-error zero" ||
+	tail -n 1 stderr | grep -qE "^wherry: .*at offset ($1): .*--on-read-error zero" ||
 		die "where, and what can be done: $(cat stderr)"
 }
 images_of() {
@@ -125,7 +126,7 @@ check_errors web02 1
 sync_disk "$NBD_URI" web02 --on-read-error zero
 check_errors web02 2
 expect_equal 0 "$(json_get .changed_bytes)" "zeros again are no change"
-expect_bad 0 "$NBD_URI" web02
+expect_bad "$(cut -d' ' -f1 bad | paste -sd'|')|$((12 * MIB))" "$NBD_URI" web02
 
 say "what fails once is tried again, and leaves no errors"
 : >bad
@@ -161,7 +162,7 @@ say "all is bad while a file is there: found at once, and over when it is gone"
 SOCKET=switch start_nbdkit --filter=error file source.img error-pread=EIO error-pread-rate=100% error-pread-file="$WORK/broken"
 sync_disk "$NBD_URI" switch
 : >broken
-expect_bad 0 "$NBD_URI" switch
+expect_bad "[0-9]+" "$NBD_URI" switch
 rm broken
 sync_disk "$NBD_URI" switch
 check_export switch@latest source.img
@@ -217,7 +218,7 @@ at_exit fuse_end
 start nbdfuse --readonly --pidfile "$WORK/nbdfuse.pid" fuse/disk "$NBD_URI" >nbdfuse.log 2>&1
 fuse_pid=$PID
 wait_until 10 test -s nbdfuse.pid
-expect_bad $((2 * MIB)) fuse/disk file
+expect_bad "$((2 * MIB))|$((17 * MIB + 8192))" fuse/disk file
 sync_disk fuse/disk file --on-read-error zero
 expected_image
 check_export file@1 expected.img
