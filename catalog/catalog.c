@@ -55,8 +55,10 @@ static const char schema[] =
 	"CREATE TABLE segment(number INTEGER PRIMARY KEY AUTOINCREMENT, sealed INTEGER NOT NULL, length_bytes INTEGER NOT NULL,"
 	" live_bytes INTEGER NOT NULL) STRICT;"
 	"CREATE INDEX segment_open ON segment(number) WHERE sealed = 0;"
+	"CREATE INDEX segment_sparse ON segment(live_bytes) WHERE length_bytes > live_bytes * 2;"
 	"CREATE TABLE log(disk INTEGER NOT NULL, sequence INTEGER NOT NULL, segment INTEGER NOT NULL, off_bytes INTEGER NOT NULL,"
 	" stored_bytes INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(disk, sequence)) STRICT, WITHOUT ROWID;"
+	"CREATE INDEX log_place ON log(segment, off_bytes);"
 	"CREATE TABLE round(disk INTEGER NOT NULL, number INTEGER NOT NULL, state INTEGER NOT NULL, source TEXT NOT NULL,"
 	" identity TEXT NOT NULL, how TEXT NOT NULL, start_stamp TEXT NOT NULL, dirty_bitmaps TEXT NOT NULL,"
 	" dirty_bytes INTEGER NOT NULL, details TEXT, started_at INTEGER NOT NULL, finished_at INTEGER NOT NULL,"
@@ -161,6 +163,16 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 				 "WHERE before>=generation",
 	[ST_CHECK_ROUNDS] = "SELECT r.disk,r.number FROM round r LEFT JOIN disk d ON d.id=r.disk "
 			    "WHERE d.id IS NULL OR r.number>=d.next_round",
+	/* length_bytes on the left, here as in the index: SQLite turns a comparison around to have a column there, and finds a partial
+	 * index only by the same words */
+	[ST_SEGMENT_SPARSE] = "SELECT number,sealed,length_bytes,live_bytes FROM segment INDEXED BY segment_sparse "
+			      "WHERE length_bytes > live_bytes * 2 AND length_bytes-live_bytes>=?1 "
+			      "AND (live_bytes,number)>(?2,?3) ORDER BY live_bytes,number LIMIT ?4",
+	[ST_SEGMENT_DELETE] = "DELETE FROM segment WHERE number=?1 AND live_bytes=0",
+	[ST_CHUNK_DELETE] = "DELETE FROM chunk WHERE page=?1",
+	[ST_DIGEST_DELETE] = "DELETE FROM digest WHERE tag=?1 AND chunk=?2",
+	[ST_LOG_AT] = "SELECT disk,sequence,segment,off_bytes,stored_bytes,digest FROM log WHERE segment=?1 AND off_bytes=?2",
+	[ST_LOG_RELOCATE] = "UPDATE log SET segment=?3,off_bytes=?4 WHERE disk=?1 AND sequence=?2",
 };
 
 static int code_of_sqlite(int sqlite_code)

@@ -287,6 +287,35 @@ int catalog_log_list(struct catalog *catalog, int64_t disk, uint64_t from_sequen
 /* The first disk > after that has entries, also one that is gone; 0: none. */
 int catalog_log_next_disk(struct catalog *catalog, int64_t after, int64_t *ret_disk, struct failure *failure);
 
+/* ---- clean-up ---- */
+
+struct catalog_sparse_position {
+	uint64_t live_bytes;
+	uint32_t number;
+};
+/*
+ * Segments with less than half alive, of which rewriting would give back least_dead_bytes or more: those with the least alive first, behind `after` (zeros: all).
+ * Costs what there is of them, however many others. Outside of transactions. Caller frees.
+ */
+int catalog_segment_list_sparse(struct catalog *catalog, uint64_t least_dead_bytes,
+				const struct catalog_sparse_position *after, size_t most,
+				struct catalog_segment **ret_list, size_t *ret_count, struct failure *failure);
+/* A segment that nothing alive is in, and that no row speaks of any more. In a transaction. */
+int catalog_segment_remove(struct catalog *catalog, uint32_t number, struct failure *failure);
+
+/* Forgets a chunk without references: its id and its digest lead nowhere from now on. In a transaction. */
+int catalog_chunk_drop(struct catalog *catalog, uint64_t chunk, struct failure *failure);
+
+/* Its record is at `to` from now on; references stay as they are, tag and references of `to` are ignored. In a transaction. */
+int catalog_chunk_relocate(struct catalog *catalog, uint64_t chunk, const struct catalog_location *to,
+			   struct failure *failure);
+
+/* The log entry whose record is there; -ENOENT without a message. */
+int catalog_log_at(struct catalog *catalog, uint32_t segment, uint32_t off_bytes, struct catalog_log_entry *ret_entry,
+		   struct failure *failure);
+/* Its record is where `entry` says from now on. In a transaction. */
+int catalog_log_relocate(struct catalog *catalog, const struct catalog_log_entry *entry, struct failure *failure);
+
 /* ---- sums ---- */
 
 struct catalog_usage {

@@ -175,6 +175,28 @@ int segment_live_flush(struct catalog *catalog, struct failure *failure)
 
 /* ---- chunk pages ---- */
 
+static bool chunk_page_is_empty(const struct chunk_page *page)
+{
+	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i++)
+		if (page->chunks[i].stored_bytes != 0)
+			return false;
+	return true;
+}
+
+static int chunk_page_remove(struct catalog *catalog, struct chunk_page *page, struct failure *failure)
+{
+	STATEMENT *delete = catalog_statement(catalog, ST_CHUNK_DELETE, failure);
+	int result;
+
+	if (delete == NULL)
+		return catalog->statement_error;
+	bind_u64(delete, 1, page->number);
+	result = catalog_run(catalog, delete, failure);
+	if (result == 0)
+		page->is_dirty = false;
+	return result;
+}
+
 static int chunk_page_store(struct catalog *catalog, struct chunk_page *page, struct failure *failure)
 {
 	STATEMENT *put = catalog_statement(catalog, ST_CHUNK_PUT, failure);
@@ -183,6 +205,8 @@ static int chunk_page_store(struct catalog *catalog, struct chunk_page *page, st
 
 	if (put == NULL)
 		return catalog->statement_error;
+	if (chunk_page_is_empty(page))
+		return chunk_page_remove(catalog, page, failure);
 	chunk_page_encode(page, &writer);
 	if (writer.failed)
 		return fail_errno(failure, -ENOMEM, "catalog");
@@ -280,8 +304,8 @@ void chunk_cache_drop(struct catalog *catalog)
 	}
 }
 
-static int chunk_at(struct catalog *catalog, uint64_t chunk, struct chunk_page **ret_page,
-		    struct catalog_location **ret_location, struct failure *failure)
+int chunk_at(struct catalog *catalog, uint64_t chunk, struct chunk_page **ret_page,
+	     struct catalog_location **ret_location, struct failure *failure)
 {
 	int result = chunk_page_get(catalog, chunk / CHUNK_PAGE_ENTRIES, ret_page, failure);
 

@@ -74,6 +74,12 @@ enum statement {
 	ST_CHECK_IMAGES,
 	ST_CHECK_IMAGE_ORDER,
 	ST_CHECK_ROUNDS,
+	ST_SEGMENT_SPARSE,
+	ST_SEGMENT_DELETE,
+	ST_CHUNK_DELETE,
+	ST_DIGEST_DELETE,
+	ST_LOG_AT,
+	ST_LOG_RELOCATE,
 	STATEMENT_COUNT,
 };
 
@@ -169,6 +175,9 @@ int chunk_page_decode(const void *blob, size_t len_bytes, struct chunk_page *ret
 
 /* Adds `delta` to the chunk's references; *freed_bytes (may be NULL) grows by its record when they reach 0. */
 int chunk_refer(struct catalog *catalog, uint64_t chunk, int delta, uint64_t *freed_bytes, struct failure *failure);
+/* The cached page of a chunk and its place there, to be changed: the caller sets is_dirty. */
+int chunk_at(struct catalog *catalog, uint64_t chunk, struct chunk_page **ret_page,
+	     struct catalog_location **ret_location, struct failure *failure);
 int chunk_cache_refresh(struct catalog *catalog, struct failure *failure); /* forgets pages that others may have changed */
 int chunk_cache_flush(struct catalog *catalog, struct failure *failure);   /* at commit */
 int chunk_next_store(struct catalog *catalog, struct failure *failure);	   /* at commit */

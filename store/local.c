@@ -333,6 +333,7 @@ static const struct store_ops local_ops = {
 	.list_rounds = local_list_rounds,
 	.usage = local_usage,
 	.check = local_check,
+	.clean = local_clean,
 	.create_disk = local_create_disk,
 	.remove_disk = local_remove_disk,
 	.set_policy = local_set_policy,

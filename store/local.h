@@ -54,6 +54,7 @@ struct local_store {
 	pthread_mutex_t write_lock;
 	struct catalog *writer; /* NULL when read_only */
 	struct segment_writer *segment;
+	uint32_t left_segment;	/* not to be appended to again: clean-up is about to seal it */
 	bool segment_is_dirty;	/* appended to since its last sync */
 	/* Full and durable, and the catalog doesn't know yet: their writers stay open, since the lock on the file is what keeps other processes from cutting off
 	 * what the catalog has not heard of. */
@@ -121,6 +122,13 @@ int local_log_locked(struct local_store *local, struct catalog_disk *disk, struc
 		     struct failure *failure);
 /* Makes appended records durable (R2), notes lengths of segments, commits. On failure everything is rolled back. */
 int local_end_locked(struct local_store *local, struct failure *failure);
+/* Appends a record to the current segment, for the transaction to come; not durable. */
+int local_append_locked(struct local_store *local, const struct record_header *header, const void *stored,
+			uint32_t *ret_segment, uint32_t *ret_off_bytes, struct failure *failure);
+/* Makes what was appended durable while nobody has to wait for the catalog. */
+int local_sync_locked(struct local_store *local, struct failure *failure);
+/* Appends to another segment from now on, unless something is pending in this one. */
+void local_leave_segment_locked(struct local_store *local, uint32_t number);
 void local_abandon_locked(struct local_store *local);
 void local_close_full_locked(struct local_store *local);
 
@@ -169,6 +177,11 @@ int local_usage(struct store *store, struct store_usage *ret_usage, struct failu
 /* ---- local_check.c ---- */
 
 int local_check(struct store *store, const struct store_check_params *params, struct store_check_report *ret_report,
+		struct failure *failure);
+
+/* ---- local_clean.c ---- */
+
+int local_clean(struct store *store, const struct store_clean_params *params, struct store_clean_report *ret_report,
 		struct failure *failure);
 
 /* ---- local_images.c ---- */

@@ -76,7 +76,7 @@ static int adopt_segment_locked(struct local_store *local, struct failure *failu
 	for (size_t i = 0; i < count && local->segment == NULL; i++) {
 		struct failure why = { .code = 0 };
 
-		if (list[i].length_bytes >= SEGMENT_ROLL_BYTES)
+		if (list[i].length_bytes >= SEGMENT_ROLL_BYTES || list[i].number == local->left_segment)
 			continue;
 		if (list[i].length_bytes == 0)
 			result = segment_writer_create(local->segments_fd, local->id, list[i].number, &local->segment, &why);
@@ -219,6 +219,39 @@ int local_end_locked(struct local_store *local, struct failure *failure)
 	return 0;
 }
 
+int local_append_locked(struct local_store *local, const struct record_header *header, const void *stored,
+			uint32_t *ret_segment, uint32_t *ret_off_bytes, struct failure *failure)
+{
+	uint64_t off_bytes;
+	int result = ensure_segment_locked(local, failure);
+
+	if (result < 0)
+		return result;
+	local->segment_is_dirty = true; /* also if this fails: the next sync must notice */
+	result = segment_writer_append(local->segment, header, stored, &off_bytes, failure);
+	if (result < 0)
+		return result;
+	*ret_segment = segment_writer_number(local->segment);
+	*ret_off_bytes = (uint32_t)off_bytes;
+	return 0;
+}
+
+int local_sync_locked(struct local_store *local, struct failure *failure)
+{
+	return local->segment != NULL && local->segment_is_dirty ? segment_writer_sync(local->segment, failure) : 0;
+}
+
+void local_leave_segment_locked(struct local_store *local, uint32_t number)
+{
+	if (local->segment != NULL && segment_writer_number(local->segment) == number) {
+		if (local->segment_is_dirty || local->pending.count > 0)
+			return;
+		segment_writer_close(local->segment);
+		local->segment = NULL;
+	}
+	local->left_segment = number;
+}
+
 void local_abandon_locked(struct local_store *local)
 {
 	catalog_rollback(local->writer);
@@ -281,7 +314,6 @@ int local_put_chunk(struct store_view *view, const struct store_encoded *encoded
 					.stored_bytes = encoded->stored_bytes,
 					.plain_bytes = encoded->plain_bytes };
 	struct pending_chunk chunk = { .stored_bytes = encoded->stored_bytes };
-	uint64_t off_bytes;
 	int result;
 	WITH_LOCK(&local->write_lock);
 
@@ -289,18 +321,11 @@ int local_put_chunk(struct store_view *view, const struct store_encoded *encoded
 	*ret_new_bytes = 0;
 	if (*ret_chunk != 0)
 		return 0;
-	result = ensure_segment_locked(local, failure);
-	if (result < 0)
-		return result;
 	memcpy(header.digest, encoded->digest, DIGEST_BYTES);
 	memcpy(chunk.digest, encoded->digest, DIGEST_BYTES);
-	header.payload_checksum = record_payload_checksum(encoded->stored, encoded->stored_bytes);
-	local->segment_is_dirty = true; /* also if this fails: the next sync must notice */
-	result = segment_writer_append(local->segment, &header, encoded->stored, &off_bytes, failure);
+	result = local_append_locked(local, &header, encoded->stored, &chunk.segment, &chunk.off_bytes, failure);
 	if (result < 0)
 		return result;
-	chunk.segment = segment_writer_number(local->segment);
-	chunk.off_bytes = (uint32_t)off_bytes;
 	if (pending_add(&local->pending, &chunk, ret_chunk) < 0)
 		return fail_errno(failure, -ENOMEM, "chunk");
 	*ret_new_bytes = record_total_bytes(encoded->stored_bytes);
@@ -527,11 +552,10 @@ int local_commit(struct store_view *store_view, const struct store_change *chang
 	struct local_view *view = local_view_of(store_view);
 	struct local_store *local = local_of(store_view->store);
 	AUTO_FREE uint64_t *ids = NULL;
-	int result = 0;
+	int result;
 	WITH_LOCK(&local->write_lock);
 
-	if (local->segment != NULL && local->segment_is_dirty)
-		result = segment_writer_sync(local->segment, failure);
+	result = local_sync_locked(local, failure);
 	if (result == 0)
 		result = local_begin_locked(local, failure);
 	if (result < 0)

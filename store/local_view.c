@@ -263,6 +263,32 @@ static int decode(struct store_scratch *scratch, const struct record_header *hea
 	return 0;
 }
 
+/*
+ * The record of a chunk. Clean-up may take it elsewhere between the look at its place and the read, and then removes the file. Numbers of segments
+ * are never used again, so that nothing else can be met there; whoever finds the file gone looks again.
+ */
+static int read_record(struct local_store *local, store_chunk chunk, struct catalog_location *ret_location,
+		       struct record_header *ret_header, void *stored, struct failure *failure)
+{
+	struct catalog_location location = { .segment = 0 };
+
+	for (;;) {
+		uint32_t segment = location.segment;
+		struct failure why = { .code = 0 };
+		int result = locate(local, chunk, &location, failure);
+
+		if (result < 0)
+			return result;
+		result = segment_reader_read(local->reader, location.segment, location.off_bytes, location.stored_bytes,
+					     ret_header, stored, &why);
+		*ret_location = location;
+		if (result == 0)
+			return 0;
+		if (result != -ENOENT || location.segment == segment)
+			return fail_from(failure, &why);
+	}
+}
+
 int local_view_read_chunk(struct store_view *view, struct store_scratch *scratch, store_chunk chunk, void *plain,
 			  uint32_t plain_bytes, bool deep, struct failure *failure)
 {
@@ -273,10 +299,7 @@ int local_view_read_chunk(struct store_view *view, struct store_scratch *scratch
 
 	if ((chunk & PROVISIONAL_CHUNK) != 0 || chunk == 0)
 		return fail(failure, -EINVAL, "chunk %llx: not committed", (unsigned long long)chunk);
-	result = locate(local, chunk, &location, failure);
-	if (result == 0)
-		result = segment_reader_read(local->reader, location.segment, location.off_bytes, location.stored_bytes,
-					     &header, scratch->stored, failure);
+	result = read_record(local, chunk, &location, &header, scratch->stored, failure);
 	if (result < 0)
 		return result;
 	if (header.type != RECORD_CHUNK || catalog_tag(header.digest) != location.tag ||

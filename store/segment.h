@@ -73,6 +73,12 @@ int segment_writer_sync(struct segment_writer *writer, struct failure *failure);
 /* Does not sync: what was not synced is nobody's. Releases the flock. NULL is fine. */
 void segment_writer_close(struct segment_writer *writer);
 
+/*
+ * Removes the file of a segment; durable on return (its folder is fsynced). 0 also if there is none. Who has it open
+ * reads on.
+ */
+int segment_remove(int segments_fd, uint32_t number, struct failure *failure);
+
 /* ---- reading: any number of threads ---- */
 
 struct segment_reader; /* a bounded cache of open descriptors */
@@ -80,6 +86,8 @@ struct segment_reader; /* a bounded cache of open descriptors */
 int segment_reader_new(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], unsigned most_open,
 		       struct segment_reader **ret_reader, struct failure *failure);
 void segment_reader_free(struct segment_reader *reader);
+/* Keeps no descriptor of this segment, so that the room of a file that was removed is given back. Whoever reads from it just now, reads on. */
+void segment_reader_forget(struct segment_reader *reader, uint32_t number);
 
 /*
  * Reads the record at (number, off_bytes), whose payload must be stored_bytes long, checks header and payload

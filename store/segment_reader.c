@@ -10,7 +10,8 @@
  * that reader and no longer, and no read can ever meet a descriptor that was closed, and opened again as something
  * else. There are at most most_open + (threads reading) descriptors.
  *
- * The lock is held for a search of the table, never for a system call, but for the close of what was put out. Two
+ * The lock is held for a search of the table, never for a system call, but for the close of what was put out, and an
+ * fstat() where a file was opened anyway. Two
  * threads that miss the same segment at once both open it; the second one to come back uses the first one's and closes
  * its own. The search is a plain scan: a few hundred numbers side by side take less than a tenth of the time of a read.
  *
@@ -26,6 +27,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -133,6 +135,35 @@ static void insert_locked(struct segment_reader *reader, struct open_segment *se
 	*chosen = (struct slot){.number = segment->number, .last_used = ++reader->clock, .segment = segment};
 }
 
+void segment_reader_forget(struct segment_reader *reader, uint32_t number)
+{
+	WITH_LOCK(&reader->lock);
+
+	for (unsigned int i = 0; i < reader->most_open; i++) {
+		struct slot *slot = &reader->slots[i];
+
+		if (slot->segment != NULL && slot->number == number) {
+			drop_user_locked(slot->segment);
+			*slot = (struct slot){.segment = NULL};
+		}
+	}
+}
+
+/*
+ * Another process may have removed segments that are open here, and their room isn't free before they're closed. One
+ * slot is looked at for each segment that is opened, so that all are in turn.
+ */
+static void close_one_if_removed_locked(struct segment_reader *reader)
+{
+	struct slot *slot = &reader->slots[reader->clock % reader->most_open];
+	struct stat status;
+
+	if (slot->segment == NULL || fstat(slot->segment->fd, &status) != 0 || status.st_nlink > 0)
+		return;
+	drop_user_locked(slot->segment);
+	*slot = (struct slot){.segment = NULL};
+}
+
 static int open_segment_file(struct segment_reader *reader, uint32_t number, struct open_segment **ret_segment,
 			     struct failure *failure)
 {
@@ -176,6 +207,7 @@ static int acquire_segment(struct segment_reader *reader, uint32_t number, struc
 		if (*ret_segment != NULL) {
 			drop_user_locked(opened); /* somebody else was faster */
 		} else {
+			close_one_if_removed_locked(reader);
 			insert_locked(reader, opened);
 			*ret_segment = opened;
 		}

@@ -339,6 +339,22 @@ void segment_writer_close(struct segment_writer *writer)
 	free(writer);
 }
 
+int segment_remove(int segments_fd, uint32_t number, struct failure *failure)
+{
+	AUTO_CLOSE int folder_fd = -1;
+	char path[SEGMENT_PATH_BYTES];
+	int result = open_folder(segments_fd, number, &folder_fd, failure);
+
+	if (result < 0)
+		return result;
+	segment_path(number, path);
+	if (unlinkat(segments_fd, path, 0) != 0 && errno != ENOENT)
+		return fail_errno(failure, -errno, "segment %08" PRIx32 ": remove its file segments/%s", number, path);
+	if (fsync(folder_fd) != 0)
+		return fail_errno(failure, -errno, "segment %08" PRIx32 ": sync of its folder", number);
+	return 0;
+}
+
 /* ---- appending ---- */
 
 uint32_t segment_writer_number(const struct segment_writer *writer)

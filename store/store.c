@@ -311,6 +311,28 @@ int store_check(struct store *store, const struct store_check_params *params, st
 	return store->ops->check(store, params, ret_report, failure);
 }
 
+int store_clean(struct store *store, const struct store_clean_params *params, struct store_clean_report *ret_report,
+		struct failure *failure)
+{
+	return store->ops->clean(store, params, ret_report, failure);
+}
+
+int store_clean_after(struct store *store, const struct store_retention *retention, const char *doing,
+		      const atomic_bool *stop, struct failure *failure)
+{
+	const struct store_clean_params params = {.doing = doing, .most_bytes = STORE_CLEAN_DOSE_BYTES, .stop = stop};
+	struct store_clean_report report;
+	struct failure why = {.code = 0};
+	int result;
+
+	if (retention->deleted_count == 0)
+		return 0;
+	result = store_clean(store, &params, &report, &why);
+	if (result == 0 || result == -EBUSY || result == -EINTR)
+		return 0;
+	return fail_from(failure, &why);
+}
+
 void store_check_report_free(struct store_check_report *report)
 {
 	for (size_t i = 0; i < report->flaw_count; i++) {

@@ -235,6 +235,31 @@ int store_check(struct store *store, const struct store_check_params *params, st
 		struct failure *failure);
 void store_check_report_free(struct store_check_report *report); /* leaves it empty */
 
+/* ---- clean-up ---- */
+
+struct store_clean_params {
+	const char *doing; /* who we are, for whoever finds a clean-up at work: "wherry gc" */
+	bool dry_run;	   /* count only */
+	uint64_t limit_bytes_per_second; /* of what is moved; 0: none */
+	uint64_t most_bytes;		 /* end after so much was moved; 0: when all is done */
+	_Atomic uint64_t *total_bytes, *done_bytes; /* progress: of segments that are gone through; may be NULL */
+	const atomic_bool *stop; /* becomes true: end soon, with -EINTR and no message; may be NULL */
+};
+struct store_clean_report {
+	uint64_t freed_bytes;	   /* of files that were removed, less what was moved into others; dry_run: would be */
+	uint64_t moved_bytes;	   /* records that were alive in them; dry_run: would be */
+	uint32_t removed_segments; /* dry_run: would be */
+	uint32_t busy_segments;	   /* mostly dead, and left alone: somebody appends to them */
+	uint32_t damaged_segments; /* mostly dead, and left alone: something in them can't be read */
+};
+/*
+ * Gives back the room of what nothing reaches: finishes deletions that were cut short, and rewrites segments with less than half alive. Cost follows what is dead.
+ * Works next to rounds and readers; what it moves is checked. Stopped or killed at any point it loses nothing, and what is done stays done: the report is
+ * set in any case. -EBUSY: somebody else cleans up (who). -ENOSPC: no room for what has to be moved; what is all dead has been removed before.
+ */
+int store_clean(struct store *store, const struct store_clean_params *params, struct store_clean_report *ret_report,
+		struct failure *failure);
+
 /* ---- disks and policies: durable on return ---- */
 
 struct store_disk_params {
@@ -283,6 +308,14 @@ struct store_retention {
 int store_retain(struct store *store, const char *disk, uint32_t keep, bool dry_run,
 		 struct store_retention *ret_retention, struct failure *failure);
 void store_retention_free(struct store_retention *retention);
+
+/*
+ * store_clean() in a small dose, for after a retention: nothing if no image was deleted, or while somebody else cleans up; at most STORE_CLEAN_DOSE_BYTES are
+ * moved. 0 also when stopped. A failure takes back nothing of the retention.
+ */
+enum { STORE_CLEAN_DOSE_BYTES = 256 << 20 };
+int store_clean_after(struct store *store, const struct store_retention *retention, const char *doing,
+		      const atomic_bool *stop, struct failure *failure);
 
 /* ---- views: content ---- */
 

@@ -238,6 +238,7 @@ static const struct store_ops fake_ops = {
 	.list_rounds = fake_list_rounds,
 	.usage = fake_usage,
 	.check = fake_check,
+	.clean = fake_clean,
 	.create_disk = fake_create_disk,
 	.remove_disk = fake_remove_disk,
 	.set_policy = fake_set_policy,
@@ -336,24 +337,6 @@ int store_fake_damage(struct store *store, const uint8_t digest[DIGEST_BYTES], b
 		return -ENOENT;
 	chunk->is_damaged = is_damaged;
 	return 0;
-}
-
-size_t store_fake_clean(struct store *store)
-{
-	struct fake *fake = fake_of(store);
-	AUTO_FREE uint32_t *sharers = NULL;
-	size_t cleaned = 0;
-
-	WITH_LOCK(&fake->mutex);
-	fake_undo_drop(&fake->undo); /* it refers to chunks, too */
-	if (fake_count_sharers(fake, &sharers, NULL) != 0)
-		return 0;
-	for (size_t i = 0; i < fake->chunks.count; i++)
-		if (fake->chunks.by_id[i] != NULL && sharers[i] == 0) {
-			fake_chunk_drop(&fake->chunks, i + 1);
-			cleaned++;
-		}
-	return cleaned;
 }
 
 uint64_t store_fake_calls(struct store *store, enum store_fake_op op)

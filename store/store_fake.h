@@ -38,6 +38,7 @@ enum store_fake_op {
 	STORE_FAKE_LIST_ROUNDS,
 	STORE_FAKE_USAGE,
 	STORE_FAKE_CHECK,
+	STORE_FAKE_CLEAN,
 	STORE_FAKE_CREATE_DISK,
 	STORE_FAKE_REMOVE_DISK,
 	STORE_FAKE_SET_POLICY,
@@ -97,7 +98,7 @@ void store_fake_power_cut(struct store *store);
 int store_fake_damage(struct store *store, const uint8_t digest[DIGEST_BYTES], bool is_damaged);
 
 /* Removes chunks to which nothing refers, also such as were found but not committed yet: that commit gets -ESTALE.
- * Returns how many. */
+ * Returns how many. store_clean() leaves alone what was put and not committed. */
 size_t store_fake_clean(struct store *store);
 
 /* How often `op` was called, failed calls and those refused by the store included. */

@@ -243,6 +243,11 @@ int fake_set_policy(struct store *store, const char *name, const struct store_po
 
 int fake_usage(struct store *store, struct store_usage *ret_usage, struct failure *failure);
 
+/* ---- store_fake_clean.c ---- */
+
+int fake_clean(struct store *store, const struct store_clean_params *params, struct store_clean_report *ret_report,
+	       struct failure *failure);
+
 /* ---- store_fake_check.c ---- */
 
 int fake_check(struct store *store, const struct store_check_params *params, struct store_check_report *ret_report,

@@ -25,6 +25,8 @@ struct store_ops {
 	int (*usage)(struct store *store, struct store_usage *ret_usage, struct failure *failure);
 	int (*check)(struct store *store, const struct store_check_params *params,
 		     struct store_check_report *ret_report, struct failure *failure);
+	int (*clean)(struct store *store, const struct store_clean_params *params,
+		     struct store_clean_report *ret_report, struct failure *failure);
 
 	int (*create_disk)(struct store *store, const struct store_disk_params *params, struct failure *failure);
 	int (*remove_disk)(struct store *store, const char *name, bool dry_run, struct failure *failure);

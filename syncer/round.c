@@ -686,6 +686,16 @@ static int note_trust(struct round *round, struct failure *failure)
 	return store_note_round(round->view, round->begun.number, text, failure);
 }
 
+/* The round and its retention are done, whatever becomes of this. */
+static void clean_up(struct round *round)
+{
+	struct failure why = { .code = 0 };
+
+	if (store_clean_after(round->store, &round->report->retention, round->operation->doing, round->operation->stop, &why) < 0)
+		notice(round->operation->notices, NOTICE_WARNING, "%s; the round is done, the room of what it replaced is not given back",
+		       why.message);
+}
+
 static int retain(struct round *round, struct failure *failure)
 {
 	struct store_disk *disks;
@@ -699,7 +709,10 @@ static int retain(struct round *round, struct failure *failure)
 	store_disks_free(disks, count);
 	if (keep == 0)
 		return 0;
-	return store_retain(round->store, round->options->disk, keep, false, &round->report->retention, failure);
+	result = store_retain(round->store, round->options->disk, keep, false, &round->report->retention, failure);
+	if (result == 0)
+		clean_up(round);
+	return result;
 }
 
 static int verify(struct round *round, struct failure *failure)

@@ -159,6 +159,7 @@ extern const struct verb verb_export;
 extern const struct verb verb_verify;
 extern const struct verb verb_check;
 extern const struct verb verb_df;
+extern const struct verb verb_gc;
 extern const struct verb verb_help;
 
 /* All of them, in the order of the help, with NULL at the end. */

@@ -233,6 +233,7 @@ static const char *verb_of_other_programs(const char *word)
 		{"snap", "image"},    {"rm", "delete"},	     {"del", "delete"},	    {"prune", "retain"},
 		{"forget", "retain"}, {"restore", "export"}, {"compare", "verify"}, {"diff", "verify"},
 		{"keep", "retain"},   {"history", "rounds"},
+		{"clean", "gc"},      {"cleanup", "gc"},     {"compact", "gc"},     {"vacuum", "gc"},
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)

@@ -389,6 +389,19 @@ void output_json_df(const struct store_usage *usage)
 	json_print(document);
 }
 
+void output_json_gc(bool dry_run, const struct store_clean_report *report)
+{
+	json_t *document = json_new_object();
+
+	json_put(document, "dry_run", json_boolean(dry_run));
+	json_put(document, "freed_bytes", json_bytes(report->freed_bytes));
+	json_put(document, "moved_bytes", json_bytes(report->moved_bytes));
+	json_put(document, "removed_segments", json_bytes(report->removed_segments));
+	json_put(document, "busy_segments", json_bytes(report->busy_segments));
+	json_put(document, "damaged_segments", json_bytes(report->damaged_segments));
+	json_print(document);
+}
+
 void output_json_export(const struct store_reference *reference, uint32_t image, const char *target,
 			const struct export_report *report)
 {

@@ -268,6 +268,28 @@ void output_text_df(const struct store_usage *usage)
 	print_usage_of_disks(usage);
 }
 
+static void print_left_alone(uint32_t count, const char *why)
+{
+	if (count > 0)
+		(void)printf("%u %s left alone: %s\n", count, count == 1 ? "segment" : "segments", why);
+}
+
+void output_text_gc(bool dry_run, const struct store_clean_report *report)
+{
+	char freed[UNITS_TEXT_BYTES], moved[UNITS_TEXT_BYTES];
+
+	(void)units_format_size(report->freed_bytes, freed);
+	(void)units_format_size(report->moved_bytes, moved);
+	if (report->removed_segments == 0)
+		(void)printf("%s\n", dry_run ? "nothing would be freed" : "nothing to free");
+	else
+		(void)printf("%s %s: %u %s; %s %s\n", freed, dry_run ? "would be freed" : "freed",
+			     report->removed_segments, report->removed_segments == 1 ? "segment" : "segments", moved,
+			     dry_run ? "would be moved into others" : "moved into others");
+	print_left_alone(report->busy_segments, "somebody appends to them");
+	print_left_alone(report->damaged_segments, "damaged; 'wherry check --deep' says whose they are");
+}
+
 static unsigned int percent_of(uint64_t part, uint64_t whole)
 {
 	if (part >= whole)

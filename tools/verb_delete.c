@@ -199,12 +199,15 @@ static enum exit_status run_retain(const struct command_line *line)
 {
 	AUTO(cleanup_store) struct store *store = NULL;
 	AUTO(store_retention_free) struct store_retention retention = {.deleted = NULL};
+	AUTO_FREE char *doing = command_line_doing(line);
 	struct failure failure = {.code = 0};
 	bool dry_run = line->options.dry_run;
 	const char *disk = line->arguments[0];
 	uint32_t keep = line->options.keep;
 	struct store_policy policy = {.set_keep = true, .keep = keep};
 
+	if (doing == NULL)
+		output_out_of_memory();
 	if (command_line_open_store(line, dry_run, &store, &failure) < 0 ||
 	    (!dry_run && store_set_policy(store, disk, &policy, &failure) < 0) ||
 	    store_retain(store, disk, keep, dry_run, &retention, &failure) < 0)
@@ -213,6 +216,9 @@ static enum exit_status run_retain(const struct command_line *line)
 		output_json_retention(disk, keep, dry_run, &retention);
 	else
 		output_text_retention(disk, dry_run, &retention);
+	/* a signal may end it at once: what is done stays done */
+	if (!dry_run && store_clean_after(store, &retention, doing, NULL, &failure) < 0)
+		report_line("wherry: warning: %s; the images are gone, their room is not given back", failure.message);
 	return STATUS_DONE;
 }
 
