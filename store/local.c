@@ -28,7 +28,8 @@ enum { FORMAT = 1, JSON_MOST_BYTES = 65536, READER_MOST_OPEN = 64 };
 /* ---- making ---- */
 
 static const char *const own_names[] = { "segments", "journal", "locks", "catalog.db", "catalog.db-wal",
-					 "catalog.db-shm", "catalog.db-journal", "wherry.json.new", "lost+found" };
+					 "catalog.db-shm", "catalog.db-journal", "wherry.json.new", "reserve", "reserve.new",
+					 "lost+found" };
 
 static bool is_own_name(const char *name)
 {
@@ -145,6 +146,8 @@ static int fill_folder(int folder_fd, const char *path, uint32_t chunk_bytes, st
 		result = catalog_create(path, chunk_bytes, failure);
 	if (result == 0)
 		result = write_description(folder_fd, path, chunk_bytes, failure);
+	if (result == 0)
+		local_reserve_keep(folder_fd);
 	return result == 0 ? sync_parent(path, failure) : result;
 }
 

@@ -179,6 +179,12 @@ int local_usage(struct store *store, struct store_usage *ret_usage, struct failu
 int local_check(struct store *store, const struct store_check_params *params, struct store_check_report *ret_report,
 		struct failure *failure);
 
+/* ---- local_reserve.c: never fail, for what they do is a help ---- */
+
+void local_reserve_keep(int folder_fd);		   /* makes the reserve if it is missing and there is plenty of room */
+void local_reserve_use(struct local_store *local); /* gives its room up if there is little else */
+uint64_t local_free_bytes(const struct local_store *local); /* of the file system, for this user; UINT64_MAX: unknown */
+
 /* ---- local_clean.c ---- */
 
 int local_clean(struct store *store, const struct store_clean_params *params, struct store_clean_report *ret_report,

@@ -34,6 +34,7 @@
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/units.h"
 #include "store/local.h"
 
 enum {
@@ -44,6 +45,7 @@ enum {
 	PASSES_MOST = 4, /* through one segment; more are needed only if dead content keeps coming back */
 	TAG_CANDIDATES = 16,
 	PAUSE_MS = 100,
+	ROOM_BESIDES_BYTES = 2 << 20, /* for transactions */
 };
 
 /* A record in a segment that is being rewritten. */
@@ -313,6 +315,20 @@ static int move_batch(struct cleaning *cleaning, uint32_t segment, size_t count,
 
 /* ---- one segment ---- */
 
+/* Asked before anything is copied: a segment writer that has met the end of a file system is of no use any more. */
+static int check_room(const struct cleaning *cleaning, const struct catalog_segment *segment, struct failure *failure)
+{
+	char needed[UNITS_TEXT_BYTES], there[UNITS_TEXT_BYTES];
+	uint64_t needed_bytes = segment->live_bytes + ROOM_BESIDES_BYTES;
+	uint64_t free_bytes = segment->live_bytes == 0 ? needed_bytes : local_free_bytes(cleaning->local);
+
+	if (free_bytes >= needed_bytes)
+		return 0;
+	return fail(failure, -ENOSPC, "store %s: clean-up needs %s to move what lives, and %s are free; make room and run it again",
+		    cleaning->local->base.location, units_format_size(needed_bytes, needed),
+		    units_format_size(free_bytes, there));
+}
+
 /* In a transaction of its own: nobody appends to it any more. -EWOULDBLOCK without a message: somebody does. */
 static int seal(struct cleaning *cleaning, struct catalog_segment *segment, struct failure *failure)
 {
@@ -502,8 +518,12 @@ static int clean_segment(struct cleaning *cleaning, struct catalog_segment *segm
 	uint64_t length_bytes = segment->length_bytes, moved_before_bytes = report->moved_bytes;
 	struct failure why = { .code = 0 };
 	bool is_empty = false;
-	int result = segment->sealed ? 0 : seal(cleaning, segment, &why);
+	int result = check_room(cleaning, segment, failure);
 
+	if (result < 0)
+		return result;
+	if (!segment->sealed)
+		result = seal(cleaning, segment, &why);
 	if (result == -EWOULDBLOCK) {
 		report->busy_segments++;
 		return 0;
@@ -609,8 +629,11 @@ int local_clean(struct store *store, const struct store_clean_params *params, st
 	if (result == -EWOULDBLOCK)
 		return fail(failure, -EBUSY, "store %s: %s cleans it up already; there is nothing to do but to wait", store->location,
 			    holder != NULL ? holder : "another process");
-	if (result == 0)
-		result = clean_alone(local, params, ret_report, failure);
+	if (result < 0)
+		return result;
+	local_reserve_use(local);
+	result = clean_alone(local, params, ret_report, failure);
+	local_reserve_keep(local->folder_fd);
 	lease_release(&lease);
 	return result;
 }

@@ -359,6 +359,7 @@ int local_remove_disk(struct store *store, const char *name, bool dry_run, struc
 		result = check_removal(&removal, failure);
 	if (result < 0 || dry_run)
 		return result;
+	local_reserve_use(removal.local);
 	result = mark_disk_going(&removal, failure);
 	if (result < 0)
 		return result;

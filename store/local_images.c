@@ -365,6 +365,8 @@ static int delete_image(struct local_store *local, const char *disk_name, uint32
 	struct lease lease = LEASE_NONE;
 	int result = claim_image(local, disk_name, number, &image, &lease, ret_why, failure);
 
+	if (result == 0 && !dry_run)
+		local_reserve_use(local);
 	if (result == 0 && dry_run) {
 		POOLED_READER(reader, local);
 		result = pooled_reader_open(&reader, failure);

@@ -265,6 +265,7 @@ int local_begin_round(struct store_view *store_view, const struct store_round_pa
 	AUTO(catalog_round_release) struct catalog_round round = { .number = 0 };
 	AUTO(begun_release) struct store_round_begun begun = { .number = 0 };
 	int result = local_finish_deletions(local, failure);
+	local_reserve_keep(local->folder_fd);
 	WITH_LOCK(&local->write_lock);
 
 	if (result == 0)

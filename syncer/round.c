@@ -25,6 +25,7 @@
 #include <limits.h>
 
 #include "common/cleanup.h"
+#include "common/units.h"
 #include "common/utf8.h"
 #include "syncer/bitmap_trust.h"
 #include "syncer/left_out.h"
@@ -776,6 +777,26 @@ static void fill_report(struct round *round)
 	report->read_errors = range_list_take(&round->read_errors, &report->read_error_count);
 }
 
+/* How much more the rest of the round may take, as far as its beginning can tell. */
+static void say_what_is_missing(const struct round *round, struct failure *why)
+{
+	uint64_t total_bytes = round->meter.total_bytes, done_bytes = round->meter.done_bytes;
+	uint64_t left_bytes = total_bytes > done_bytes ? total_bytes - done_bytes : 0;
+	char most[UNITS_TEXT_BYTES], likely[UNITS_TEXT_BYTES];
+	AUTO_FREE char *said = strdup(why->message);
+
+	if (said == NULL || left_bytes == 0)
+		return;
+	(void)units_format_size(left_bytes, most);
+	if (done_bytes == 0) {
+		(void)fail(why, -ENOSPC, "%s; the round needs up to %s; run it again then, it goes on where it is", said, most);
+		return;
+	}
+	(void)units_format_size((uint64_t)((double)left_bytes * (double)round->meter.sent_bytes / (double)done_bytes), likely);
+	(void)fail(why, -ENOSPC, "%s; the rest of the round may need some %s, %s at most; run it again then, it goes on where it is",
+		   said, likely, most);
+}
+
 /* From the beginning of the round to its end. */
 static int run_begun(struct round *round, struct failure *failure)
 {
@@ -793,6 +814,8 @@ static int run_begun(struct round *round, struct failure *failure)
 	meter_stop(&round->meter);
 	if (result == 0)
 		result = conclude(round, &why);
+	if (result == -ENOSPC)
+		say_what_is_missing(round, &why);
 	if (result < 0)
 		note_end(round, &why);
 	fill_report(round);
