@@ -788,6 +788,7 @@ static void say_what_is_missing(const struct round *round, struct failure *why)
 	if (said == NULL || left_bytes == 0)
 		return;
 	(void)units_format_size(left_bytes, most);
+	failure_clear(why);
 	if (done_bytes == 0) {
 		(void)fail(why, -ENOSPC, "%s; the round needs up to %s; run it again then, it goes on where it is", said, most);
 		return;
