@@ -1398,6 +1398,65 @@ static void check_stops_when_told(void **state)
 	assert_string_equal(failure.message, "");
 }
 
+/* ----------------------------------------------------------------- clean-up */
+
+static struct store_clean_report clean(struct fixture *fixture, bool dry_run)
+{
+	const struct store_clean_params params = {.doing = "a test", .dry_run = dry_run};
+	struct store_clean_report report;
+
+	must(store_clean(fixture->store, &params, &report, why()));
+	return report;
+}
+
+static void clean_up_frees_what_is_dead(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *gone = NULL;
+	AUTO_FREE uint8_t *bytes = NULL;
+	struct store_usage before, after;
+	struct store_clean_report promised, report;
+
+	close_view(make_filled_disk(fixture, "gone", 60, 2000, &gone));
+	close_view(make_filled_disk(fixture, "stays", 7, 2100, &bytes));
+	assert_int_equal(clean(fixture, false).freed_bytes, 0);
+	must(store_remove_disk(fixture->store, "gone", false, why()));
+	before = measure(fixture);
+	promised = clean(fixture, true);
+	after = measure(fixture);
+	assert_int_equal(after.segment_bytes, before.segment_bytes);
+	store_usage_free(&after);
+	report = clean(fixture, false);
+	after = measure(fixture);
+	must_hold(report.freed_bytes >= 29 * CHUNK);
+	must_hold(promised.freed_bytes >= 29 * CHUNK);
+	must_hold(after.segment_bytes + 29 * CHUNK <= before.segment_bytes);
+	assert_in_range(after.live_bytes, before.live_bytes, before.live_bytes);
+	assert_reference_content(fixture, "stays", bytes, "after a clean-up");
+	reopen(fixture);
+	assert_reference_content(fixture, "stays", bytes, "after a clean-up, opened anew");
+	assert_int_equal(clean(fixture, false).freed_bytes, 0);
+	store_usage_free(&before);
+	store_usage_free(&after);
+}
+
+static void clean_up_stops_when_told(void **state)
+{
+	struct fixture *fixture = *state;
+	const atomic_bool stop = true;
+	const struct store_clean_params params = {.doing = "a test", .stop = &stop};
+	struct store_clean_report report;
+	struct failure cause = {.code = 0};
+	AUTO_FREE uint8_t *bytes = NULL;
+
+	close_view(make_filled_disk(fixture, "gone", 60, 2200, &bytes));
+	must(store_remove_disk(fixture->store, "gone", false, why()));
+	assert_int_equal(store_clean(fixture->store, &params, &report, &cause), -EINTR);
+	assert_string_equal(cause.message, "");
+	assert_int_equal(report.freed_bytes, 0);
+	must_hold(clean(fixture, false).freed_bytes >= 29 * CHUNK);
+}
+
 struct checks {
 	struct fixture *fixture;
 	atomic_bool stop;
@@ -1453,6 +1512,10 @@ static void work_meanwhile_is_no_damage(void **state)
 		take_image(view);
 		if (n % 3 == 2)
 			must(store_delete_image(fixture->store, "web01", n, false, &freed, why()));
+		if (n % 5 == 4) {
+			(void)clean(fixture, false);
+			assert_content(fixture, view, bytes, "after a clean-up");
+		}
 	}
 	atomic_store(&checks.stop, true);
 	assert_int_equal(pthread_join(thread, NULL), 0);
@@ -2502,6 +2565,8 @@ int store_contract_run(const struct store_contract_factory *factory)
 		TEST(content_is_measured_once),
 		TEST(what_is_deleted_is_dead),
 		TEST(disk_takes_what_its_removal_frees),
+		TEST(clean_up_frees_what_is_dead),
+		TEST(clean_up_stops_when_told),
 		TEST(undamaged_store_is_clean),
 		TEST(check_stops_when_told),
 		TEST(work_meanwhile_is_no_damage),
