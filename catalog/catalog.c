@@ -52,6 +52,7 @@ static const char schema[] =
 	"CREATE INDEX past_until ON past(disk, until, page);"
 	"CREATE TABLE chunk(page INTEGER PRIMARY KEY, entries BLOB NOT NULL) STRICT;"
 	"CREATE TABLE digest(tag INTEGER NOT NULL, chunk INTEGER NOT NULL, PRIMARY KEY(tag, chunk)) STRICT, WITHOUT ROWID;"
+	"CREATE TABLE lost(digest BLOB PRIMARY KEY, chunk INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
 	"CREATE TABLE segment(number INTEGER PRIMARY KEY AUTOINCREMENT, sealed INTEGER NOT NULL, length_bytes INTEGER NOT NULL,"
 	" live_bytes INTEGER NOT NULL) STRICT;"
 	"CREATE INDEX segment_open ON segment(number) WHERE sealed = 0;"
@@ -173,6 +174,20 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 	[ST_DIGEST_DELETE] = "DELETE FROM digest WHERE tag=?1 AND chunk=?2",
 	[ST_LOG_AT] = "SELECT disk,sequence,segment,off_bytes,stored_bytes,digest FROM log WHERE segment=?1 AND off_bytes=?2",
 	[ST_LOG_RELOCATE] = "UPDATE log SET segment=?3,off_bytes=?4 WHERE disk=?1 AND sequence=?2",
+	[ST_LOST_PUT] = "INSERT INTO lost(digest,chunk) VALUES(?1,?2)",
+	[ST_LOST_FIND] = "SELECT chunk FROM lost WHERE digest=?1",
+	[ST_LOST_DELETE] = "DELETE FROM lost WHERE digest=?1",
+	[ST_LOST_LIST] = "SELECT digest,chunk FROM lost WHERE digest>?1 ORDER BY digest LIMIT ?2",
+	[ST_SEGMENT_PUT] = "INSERT INTO segment(number,sealed,length_bytes,live_bytes) VALUES(?1,?2,?3,0)",
+	[ST_FOUND_PUT] = "INSERT OR REPLACE INTO found(uuid,sequence,digest,predecessor,time,segment,off_bytes,stored_bytes) "
+			 "VALUES(?1,?2,?3,?4,?5,?6,?7,?8)",
+	[ST_FOUND_NEXT_DISK] = "SELECT uuid FROM found WHERE uuid>?1 ORDER BY uuid LIMIT 1",
+	[ST_FOUND_LIST] = "SELECT digest,predecessor,time,segment,off_bytes,stored_bytes FROM found "
+			  "WHERE uuid=?1 AND sequence=?2 ORDER BY time,segment,off_bytes LIMIT ?3",
+	[ST_FOUND_CHOOSE] = "UPDATE found SET chosen=1 WHERE uuid=?1 AND sequence=?2 AND digest=?3",
+	[ST_FOUND_CHOSEN] = "SELECT digest,predecessor,time,segment,off_bytes,stored_bytes FROM found "
+			    "WHERE uuid=?1 AND sequence=?2 AND chosen=1",
+	[ST_FOUND_LAST] = "SELECT max(sequence) FROM found WHERE uuid=?1",
 };
 
 static int code_of_sqlite(int sqlite_code)
@@ -352,11 +367,11 @@ void bind_u64(sqlite3_stmt *statement, int parameter, uint64_t value)
 
 /* ---- making and opening ---- */
 
-static char *database_path(const char *store_path)
+static char *database_path(const char *store_path, const char *name)
 {
 	char *path = NULL;
 
-	return asprintf(&path, "%s/catalog.db", store_path) < 0 ? NULL : path;
+	return asprintf(&path, "%s/%s", store_path, name) < 0 ? NULL : path;
 }
 
 static int catalog_execute(struct catalog *catalog, const char *sql, const char *doing, struct failure *failure)
@@ -414,7 +429,7 @@ static void catalog_free_at(struct catalog **catalog)
 	catalog_free(*catalog);
 }
 
-static struct catalog *catalog_allocate(const char *store_path)
+static struct catalog *catalog_allocate(const char *store_path, const char *name)
 {
 	struct catalog *catalog = calloc(1, sizeof(*catalog));
 
@@ -422,7 +437,7 @@ static struct catalog *catalog_allocate(const char *store_path)
 		return NULL;
 	catalog->lock_fd = -1;
 	catalog->cache_version = -1;
-	catalog->path = database_path(store_path);
+	catalog->path = database_path(store_path, name);
 	catalog->chunk_cache = calloc(CHUNK_CACHE_SLOTS, sizeof(*catalog->chunk_cache));
 	if (catalog->path == NULL || catalog->chunk_cache == NULL) {
 		catalog_free(catalog);
@@ -476,9 +491,9 @@ static void remove_unfinished(const char *path)
 	}
 }
 
-int catalog_create(const char *store_path, uint32_t chunk_bytes, struct failure *failure)
+int catalog_create_named(const char *store_path, const char *name, uint32_t chunk_bytes, struct failure *failure)
 {
-	struct catalog *catalog = catalog_allocate(store_path);
+	struct catalog *catalog = catalog_allocate(store_path, name);
 	AUTO_FREE char *path = NULL;
 	int result;
 
@@ -497,6 +512,11 @@ int catalog_create(const char *store_path, uint32_t chunk_bytes, struct failure 
 	if (result < 0)
 		remove_unfinished(path);
 	return result;
+}
+
+int catalog_create(const char *store_path, uint32_t chunk_bytes, struct failure *failure)
+{
+	return catalog_create_named(store_path, CATALOG_NAME, chunk_bytes, failure);
 }
 
 static int catalog_check_format(struct catalog *catalog, struct failure *failure)
@@ -575,23 +595,37 @@ static int catalog_open_database(struct catalog *catalog, struct failure *failur
 	return 0;
 }
 
-int catalog_open(const char *store_path, int locks_fd, bool read_only, struct catalog **ret_catalog,
-		 struct failure *failure)
+static int catalog_inode(const struct catalog *catalog, uint64_t *ret_inode, struct failure *failure)
 {
-	AUTO(catalog_free_at) struct catalog *catalog = catalog_allocate(store_path);
+	struct stat status;
+
+	if (stat(catalog->path, &status) < 0)
+		return fail_errno(failure, -errno, "catalog %s", catalog->path);
+	*ret_inode = status.st_ino;
+	return 0;
+}
+
+int catalog_open_named(const char *store_path, const char *name, int locks_fd, const char *lock_name, bool read_only,
+		       struct catalog **ret_catalog, struct failure *failure)
+{
+	AUTO(catalog_free_at) struct catalog *catalog = catalog_allocate(store_path, name);
 	int result;
 
 	if (catalog == NULL)
 		return fail_errno(failure, -ENOMEM, "catalog");
 	catalog->read_only = read_only;
+	if (access(catalog->path, R_OK) < 0 && errno == ENOENT)
+		return fail(failure, -ENOENT, "catalog %s: it is missing; 'wherry rebuild' makes it from the segments", catalog->path);
 	if (access(catalog->path, R_OK) < 0)
 		return fail_errno(failure, -errno, "catalog %s", catalog->path);
 	if (!read_only) {
-		catalog->lock_fd = openat(locks_fd, "catalog", O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+		catalog->lock_fd = openat(locks_fd, lock_name, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 		if (catalog->lock_fd < 0)
-			return fail_errno(failure, -errno, "lock file locks/catalog");
+			return fail_errno(failure, -errno, "lock file locks/%s", lock_name);
 	}
-	result = catalog_open_database(catalog, failure);
+	result = catalog_inode(catalog, &catalog->inode, failure);
+	if (result == 0)
+		result = catalog_open_database(catalog, failure);
 	if (result == 0)
 		result = catalog_configure(catalog, failure);
 	if (result == 0)
@@ -603,7 +637,24 @@ int catalog_open(const char *store_path, int locks_fd, bool read_only, struct ca
 	return 0;
 }
 
+int catalog_open(const char *store_path, int locks_fd, bool read_only, struct catalog **ret_catalog,
+		 struct failure *failure)
+{
+	return catalog_open_named(store_path, CATALOG_NAME, locks_fd, CATALOG_LOCK_NAME, read_only, ret_catalog, failure);
+}
+
 /* ---- transactions ---- */
+
+/* Under the lock: a rebuild holds it while it puts another database in this one's place. */
+static int check_is_current(const struct catalog *catalog, struct failure *failure)
+{
+	uint64_t inode = 0;
+	int result = catalog_inode(catalog, &inode, failure);
+
+	if (result == 0 && inode != catalog->inode)
+		return fail(failure, -ESTALE, "catalog %s: it was made anew meanwhile; run this again", catalog->path);
+	return result;
+}
 
 static int catalog_lock(struct catalog *catalog, int wait_ms, struct failure *failure)
 {
@@ -635,8 +686,11 @@ int catalog_begin(struct catalog *catalog, struct failure *failure)
 	result = catalog_lock(catalog, LOCK_WAIT_MS, failure);
 	if (result < 0)
 		return result;
-	begin = catalog_statement(catalog, ST_BEGIN, failure);
-	result = begin == NULL ? catalog->statement_error : catalog_run(catalog, begin, failure);
+	result = check_is_current(catalog, failure);
+	if (result == 0) {
+		begin = catalog_statement(catalog, ST_BEGIN, failure);
+		result = begin == NULL ? catalog->statement_error : catalog_run(catalog, begin, failure);
+	}
 	if (result < 0) {
 		catalog_unlock(catalog);
 		return result;
@@ -714,6 +768,7 @@ void catalog_close(struct catalog *catalog)
 	catalog_rollback(catalog);
 	/* A short log is quick to open and survives being copied without its database's neighbours. */
 	if (!catalog->read_only && flock(catalog->lock_fd, LOCK_EX | LOCK_NB) == 0) {
+		/* of a database that a rebuild has replaced this moves nothing into the new one: SQLite goes by the open file */
 		(void)sqlite3_busy_timeout(catalog->db, 0);
 		(void)sqlite3_wal_checkpoint_v2(catalog->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
 		catalog_unlock(catalog);

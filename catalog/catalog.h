@@ -43,6 +43,8 @@ enum {
 };
 
 struct catalog;
+struct catalog_location;
+struct catalog_segment;
 
 /* Makes STORE/catalog.db, which must not exist. Durable on return, its name in the folder too. */
 int catalog_create(const char *store_path, uint32_t chunk_bytes, struct failure *failure);
@@ -226,6 +228,9 @@ static inline uint64_t catalog_record_bytes(uint32_t stored_bytes)
 /* First 48 bits of a digest. */
 uint64_t catalog_tag(const uint8_t digest[CATALOG_DIGEST_BYTES]);
 
+/* The segment of a chunk whose record is lost. */
+enum { CATALOG_NO_SEGMENT = 0 };
+
 /* A new chunk with no reference yet; ids ascend from 1. In a transaction. */
 int catalog_chunk_add(struct catalog *catalog, const struct catalog_location *location, uint64_t *ret_chunk,
 		      struct failure *failure);
@@ -309,6 +314,75 @@ int catalog_chunk_drop(struct catalog *catalog, uint64_t chunk, struct failure *
 /* Its record is at `to` from now on; references stay as they are, tag and references of `to` are ignored. In a transaction. */
 int catalog_chunk_relocate(struct catalog *catalog, uint64_t chunk, const struct catalog_location *to,
 			   struct failure *failure);
+
+/* ---- what is lost ---- */
+
+/*
+ * Chunks that disks or images refer to and of which no record can be had: their location is CATALOG_NO_SEGMENT. They are known by their whole digest, so that whoever
+ * brings the content again heals all that refer to it.
+ */
+int catalog_lost_add(struct catalog *catalog, const uint8_t digest[CATALOG_DIGEST_BYTES], uint64_t *ret_chunk,
+		     struct failure *failure); /* in a transaction */
+/* The record of a chunk that is there is given up: it is lost from now on. In a transaction. */
+int catalog_lost_mark(struct catalog *catalog, uint64_t chunk, const uint8_t digest[CATALOG_DIGEST_BYTES],
+		      struct failure *failure);
+/* *ret_chunk is 0 when no chunk of that digest is lost. */
+int catalog_lost_find(struct catalog *catalog, const uint8_t digest[CATALOG_DIGEST_BYTES], uint64_t *ret_chunk,
+		      struct failure *failure);
+int catalog_lost_any(struct catalog *catalog, bool *ret_any, struct failure *failure);
+/* Its content is at `location` now. In a transaction. */
+int catalog_lost_heal(struct catalog *catalog, uint64_t chunk, const uint8_t digest[CATALOG_DIGEST_BYTES],
+		      const struct catalog_location *location, struct failure *failure);
+/* Forgets those that nothing refers to any more; *ret_left is how many there are then. In a transaction. */
+int catalog_lost_sweep(struct catalog *catalog, uint64_t *ret_left, struct failure *failure);
+
+/* ---- making it anew ---- */
+
+/*
+ * A catalog beside the one that is used, for a rebuild: under its own name and lock, until catalog_put_in_place(). Whatever an earlier attempt
+ * left is removed. Holds nothing but tables.
+ */
+int catalog_create_beside(const char *store_path, uint32_t chunk_bytes, int locks_fd, struct catalog **ret_catalog,
+			  struct failure *failure);
+/* Closes it and removes it. */
+void catalog_drop_beside(const char *store_path, struct catalog *catalog);
+/*
+ * Closes it and puts it in the place of the one that is used, whose lock the caller holds. At every moment before the end there is either the old one whole, or none: then a
+ * rebuild has to be run again. Durable on return. On failure it is removed.
+ */
+int catalog_put_in_place(const char *store_path, struct catalog *catalog, struct failure *failure);
+
+/* A segment by its number, without anything alive yet. Later ones get higher numbers. In a transaction. */
+int catalog_segment_put(struct catalog *catalog, const struct catalog_segment *segment, struct failure *failure);
+
+/* Log entries as they were found in segments, in a table for the time of a rebuild. */
+struct catalog_found {
+	uint8_t uuid[CATALOG_UUID_BYTES];
+	uint64_t sequence;
+	uint8_t digest[CATALOG_DIGEST_BYTES];
+	uint8_t predecessor[CATALOG_DIGEST_BYTES];
+	int64_t time_seconds;
+	uint32_t segment;
+	uint32_t off_bytes;
+	uint32_t stored_bytes;
+};
+int catalog_found_begin(struct catalog *catalog, struct failure *failure); /* outside of transactions, as the end */
+int catalog_found_end(struct catalog *catalog, struct failure *failure);
+/* One that was found before, of the same digest, is replaced. In a transaction. */
+int catalog_found_add(struct catalog *catalog, const struct catalog_found *found, struct failure *failure);
+/* The next disk of which there are entries; `uuid` of zeros: the first one that isn't all zeros. */
+int catalog_found_next_disk(struct catalog *catalog, const uint8_t after[CATALOG_UUID_BYTES],
+			    uint8_t ret_uuid[CATALOG_UUID_BYTES], bool *ret_any, struct failure *failure);
+/* Entries of a disk with that number, at most `most`, the latest last. */
+int catalog_found_list(struct catalog *catalog, const uint8_t uuid[CATALOG_UUID_BYTES], uint64_t sequence,
+		       struct catalog_found *ret_list, size_t most, size_t *ret_count, struct failure *failure);
+int catalog_found_last(struct catalog *catalog, const uint8_t uuid[CATALOG_UUID_BYTES], uint64_t *ret_sequence,
+		       struct failure *failure);
+/* This one counts. In a transaction. */
+int catalog_found_choose(struct catalog *catalog, const struct catalog_found *found, struct failure *failure);
+/* The one of that number that counts; -ENOENT without a message. */
+int catalog_found_chosen(struct catalog *catalog, const uint8_t uuid[CATALOG_UUID_BYTES], uint64_t sequence,
+			 struct catalog_found *ret_found, struct failure *failure);
 
 /* The log entry whose record is there; -ENOENT without a message. */
 int catalog_log_at(struct catalog *catalog, uint32_t segment, uint32_t off_bytes, struct catalog_log_entry *ret_entry,

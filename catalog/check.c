@@ -244,6 +244,8 @@ static int check_chunk(void *opaque, uint64_t chunk, const struct catalog_locati
 		return 0;
 	}
 	*id_slot(check, check->references, chunk) -= location->references * number_of(check, chunk);
+	if (location->segment == CATALOG_NO_SEGMENT)
+		return 0; /* lost: it is in no segment, and not to be found by its digest */
 	*id_slot(check, check->digests, chunk) -= number_of(check, location->tag ^ number_of(check, chunk));
 	if (location->references > 0)
 		add_live(check, location->segment, catalog_record_bytes(location->stored_bytes));

@@ -131,6 +131,8 @@ int catalog_segment_list_open(struct catalog *catalog, struct catalog_segment **
 int segment_live_add(struct catalog *catalog, uint32_t segment, int64_t bytes, struct failure *failure)
 {
 	assert(catalog->in_transaction);
+	if (segment == CATALOG_NO_SEGMENT)
+		return 0; /* what is lost takes no room */
 	for (size_t i = 0; i < catalog->live_count; i++)
 		if (catalog->live_changes[i].segment == segment) {
 			catalog->live_changes[i].bytes += bytes;
@@ -375,7 +377,7 @@ int new_digests_flush(struct catalog *catalog, struct failure *failure)
 	return 0;
 }
 
-static int new_digest_add(struct catalog *catalog, uint64_t tag, uint64_t chunk, struct failure *failure)
+int digest_remember(struct catalog *catalog, uint64_t tag, uint64_t chunk, struct failure *failure)
 {
 	if (catalog->new_digests == NULL)
 		catalog->new_digests = calloc(NEW_DIGESTS_MOST, sizeof(*catalog->new_digests));
@@ -414,7 +416,7 @@ int catalog_chunk_add(struct catalog *catalog, const struct catalog_location *lo
 	*slot = *location;
 	slot->references = 0;
 	page->is_dirty = true;
-	result = new_digest_add(catalog, location->tag, catalog->next_chunk, failure);
+	result = digest_remember(catalog, location->tag, catalog->next_chunk, failure);
 	if (result < 0)
 		return result;
 	*ret_chunk = catalog->next_chunk++;

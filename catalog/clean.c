@@ -63,7 +63,7 @@ int catalog_segment_remove(struct catalog *catalog, uint32_t number, struct fail
 
 /* ---- chunks ---- */
 
-static int digest_forget(struct catalog *catalog, uint64_t tag, uint64_t chunk, struct failure *failure)
+int digest_forget(struct catalog *catalog, uint64_t tag, uint64_t chunk, struct failure *failure)
 {
 	STATEMENT *delete = catalog_statement(catalog, ST_DIGEST_DELETE, failure);
 	int result;

@@ -80,6 +80,17 @@ enum statement {
 	ST_DIGEST_DELETE,
 	ST_LOG_AT,
 	ST_LOG_RELOCATE,
+	ST_LOST_PUT,
+	ST_LOST_FIND,
+	ST_LOST_DELETE,
+	ST_LOST_LIST,
+	ST_SEGMENT_PUT,
+	ST_FOUND_PUT,
+	ST_FOUND_NEXT_DISK,
+	ST_FOUND_LIST,
+	ST_FOUND_CHOOSE,
+	ST_FOUND_CHOSEN,
+	ST_FOUND_LAST,
 	STATEMENT_COUNT,
 };
 
@@ -113,6 +124,7 @@ struct catalog {
 	sqlite3_stmt *statements[STATEMENT_COUNT];
 	char *path; /* of the database, for messages */
 	int lock_fd;
+	uint64_t inode; /* of the database when it was opened: a rebuild puts another one in its place */
 	bool read_only;
 	bool in_transaction;
 	bool in_snapshot;	  /* a read of several rows that belong to one moment */
@@ -132,6 +144,12 @@ struct catalog {
 sqlite3_stmt *catalog_statement(struct catalog *catalog, enum statement which, struct failure *failure);
 void statement_done(sqlite3_stmt **statement);
 #define STATEMENT AUTO(statement_done) sqlite3_stmt
+
+#define CATALOG_NAME "catalog.db"
+#define CATALOG_LOCK_NAME "catalog"
+int catalog_create_named(const char *store_path, const char *name, uint32_t chunk_bytes, struct failure *failure);
+int catalog_open_named(const char *store_path, const char *name, int locks_fd, const char *lock_name, bool read_only,
+		       struct catalog **ret_catalog, struct failure *failure);
 
 /* 1: a row, 0: no more rows, negative errno. */
 int catalog_step(struct catalog *catalog, sqlite3_stmt *statement, struct failure *failure);
@@ -184,6 +202,8 @@ int chunk_next_store(struct catalog *catalog, struct failure *failure);	   /* at
 void chunk_cache_drop(struct catalog *catalog);				 /* at rollback */
 int segment_live_add(struct catalog *catalog, uint32_t segment, int64_t bytes, struct failure *failure);
 int segment_live_flush(struct catalog *catalog, struct failure *failure);
+int digest_forget(struct catalog *catalog, uint64_t tag, uint64_t chunk, struct failure *failure);
+int digest_remember(struct catalog *catalog, uint64_t tag, uint64_t chunk, struct failure *failure); /* by the commit at the latest */
 int new_digests_flush(struct catalog *catalog, struct failure *failure); /* at commit, and before the index is asked */
 
 int read_segment(struct catalog *catalog, sqlite3_stmt *row, struct catalog_segment *ret_segment,

@@ -245,7 +245,7 @@ static bool decode_location(struct byte_reader *reader, uint64_t stored_bytes, i
 		return false;
 	*segment += segment_step;
 	*end_units += units_step;
-	if (*segment <= 0 || *segment > UINT32_MAX || *end_units < 0 || *end_units > UINT32_MAX / 8)
+	if (*segment < 0 || *segment > UINT32_MAX || *end_units < 0 || *end_units > UINT32_MAX / 8)
 		return false;
 	memcpy(tag_bytes, tag, TAG_BYTES);
 	*ret_location = (struct catalog_location){

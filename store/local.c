@@ -29,6 +29,7 @@ enum { FORMAT = 1, JSON_MOST_BYTES = 65536, READER_MOST_OPEN = 64 };
 
 static const char *const own_names[] = { "segments", "journal", "locks", "catalog.db", "catalog.db-wal",
 					 "catalog.db-shm", "catalog.db-journal", "wherry.json.new", "reserve", "reserve.new",
+					 "catalog.db.new", "catalog.db.new-wal", "catalog.db.new-shm", "catalog.db.old",
 					 "lost+found" };
 
 static bool is_own_name(const char *name)
@@ -378,6 +379,28 @@ static struct local_store *local_allocate(const char *path)
 	(void)pthread_mutex_init(&local->write_lock, NULL); /* never fails on Linux with default attributes */
 	(void)pthread_mutex_init(&local->pool_lock, NULL);
 	return local;
+}
+
+int local_open_bare(const char *path, struct local_store **ret_local, struct failure *failure)
+{
+	struct local_store *local = local_allocate(path);
+	int result;
+
+	if (local == NULL)
+		return fail_errno(failure, -ENOMEM, "store %s", path);
+	result = open_folders(local, path, failure);
+	if (result == 0)
+		result = check_can_write(local, path, failure);
+	if (result == 0)
+		result = segment_reader_new(local->segments_fd, local->id, READER_MOST_OPEN, &local->reader, failure);
+	if (result == 0)
+		result = store_scratch_new(&local->log_scratch, failure);
+	if (result < 0) {
+		store_close(&local->base);
+		return result;
+	}
+	*ret_local = local;
+	return 0;
 }
 
 int store_open_local(const char *path, const struct store_options *options, struct store **ret_store,

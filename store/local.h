@@ -94,6 +94,9 @@ static inline void scratch_free_at(struct store_scratch **scratch)
 
 /* ---- local.c ---- */
 
+/* A store without its catalog; closed like any other. */
+int local_open_bare(const char *path, struct local_store **ret_local, struct failure *failure);
+
 /* A catalog handle for reading, for this thread until given back. */
 int local_reader_take(struct local_store *local, struct catalog **ret_catalog, struct failure *failure);
 void local_reader_give(struct local_store *local, struct catalog *catalog); /* NULL is fine */
@@ -131,6 +134,13 @@ int local_sync_locked(struct local_store *local, struct failure *failure);
 void local_leave_segment_locked(struct local_store *local, uint32_t number);
 void local_abandon_locked(struct local_store *local);
 void local_close_full_locked(struct local_store *local);
+
+/* The committed chunk of that digest, 0 for none. */
+int local_find_committed(struct local_store *local, struct catalog *catalog, const uint8_t digest[DIGEST_BYTES],
+			 store_chunk *ret_chunk, struct failure *failure);
+/* Changes to the map in the order of the disk, and disk->changed_bytes and content_round (not the disk's row). */
+int local_apply_changes_locked(struct local_store *local, struct catalog_disk *disk, const struct catalog_change *changes,
+			       size_t count, struct failure *failure);
 
 int local_find_chunks(struct store *store, const uint8_t (*digests)[DIGEST_BYTES], size_t count,
 		      store_chunk *ret_chunks, struct failure *failure);

@@ -61,6 +61,8 @@ static const char *say_segment(struct naming *naming, uint32_t number)
 	struct failure cause = {.code = 0};
 	uint64_t file_bytes;
 
+	if (number == CATALOG_NO_SEGMENT)
+		return "lost: no record of it is left; a round that finds it at the source brings it back";
 	if (words->number == number)
 		return words->text;
 	if (segment_examine(local->segments_fd, local->id, number, &file_bytes, &cause) == 0)

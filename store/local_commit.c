@@ -260,8 +260,8 @@ void local_abandon_locked(struct local_store *local)
 /* ---- finding and putting ---- */
 
 /* The chunk of that digest among those with its tag. A record that can't be read is no match: its content is stored anew then. */
-static int find_committed(struct local_store *local, struct catalog *catalog, const uint8_t digest[DIGEST_BYTES],
-			  store_chunk *ret_chunk, struct failure *failure)
+int local_find_committed(struct local_store *local, struct catalog *catalog, const uint8_t digest[DIGEST_BYTES],
+			 store_chunk *ret_chunk, struct failure *failure)
 {
 	uint64_t candidates[TAG_CANDIDATES];
 	size_t count;
@@ -299,7 +299,7 @@ int local_find_chunks(struct store *store, const uint8_t (*digests)[DIGEST_BYTES
 		/* pending first: a commit takes chunks out of it only when they're in the catalog, so that none is missed */
 		ret_chunks[i] = pending_find(&local->pending, digests[i]);
 		if (ret_chunks[i] == 0)
-			result = find_committed(local, reader.catalog, digests[i], &ret_chunks[i], failure);
+			result = local_find_committed(local, reader.catalog, digests[i], &ret_chunks[i], failure);
 	}
 	return result;
 }
@@ -334,12 +334,28 @@ int local_put_chunk(struct store_view *view, const struct store_encoded *encoded
 
 /* ---- committing ---- */
 
+/* Content that was lost and is there again: all that refer to it are healed. *ret_chunk stays as it is if it was not lost. */
+static int heal_locked(struct local_store *local, const uint8_t digest[DIGEST_BYTES],
+		       const struct catalog_location *location, uint64_t *ret_chunk, struct failure *failure)
+{
+	uint64_t chunk = 0;
+	int result = catalog_lost_find(local->writer, digest, &chunk, failure);
+
+	if (result < 0 || chunk == 0)
+		return result;
+	result = catalog_lost_heal(local->writer, chunk, digest, location, failure);
+	if (result == 0)
+		*ret_chunk = chunk;
+	return result;
+}
+
 /* Gives every pending chunk an id in the catalog. Ids are in the order of `pending`; the caller frees them. */
 static int add_pending_locked(struct local_store *local, uint64_t **ret_ids, struct failure *failure)
 {
 	struct pending *pending = &local->pending; /* only put_chunk adds to it, under write_lock, which we hold */
 	AUTO_FREE uint64_t *ids = calloc(pending->count + 1, sizeof(*ids));
-	int result = 0;
+	bool any_lost = false;
+	int result = catalog_lost_any(local->writer, &any_lost, failure);
 
 	if (ids == NULL)
 		return fail_errno(failure, -ENOMEM, "commit");
@@ -350,7 +366,9 @@ static int add_pending_locked(struct local_store *local, uint64_t **ret_ids, str
 						     .off_bytes = chunk->off_bytes,
 						     .stored_bytes = chunk->stored_bytes };
 
-		result = find_committed(local, local->writer, chunk->digest, &ids[i], failure);
+		result = local_find_committed(local, local->writer, chunk->digest, &ids[i], failure);
+		if (result == 0 && ids[i] == 0 && any_lost)
+			result = heal_locked(local, chunk->digest, &location, &ids[i], failure);
 		if (result == 0 && ids[i] == 0)
 			result = catalog_chunk_add(local->writer, &location, &ids[i], failure);
 	}
@@ -376,7 +394,7 @@ static int resolve_chunk_locked(struct local_store *local, const struct store_ch
 			return 0;
 		}
 		/* put or found before another commit: it is in the catalog since then */
-		result = find_committed(local, local->writer, change->digest, &id, failure);
+		result = local_find_committed(local, local->writer, change->digest, &id, failure);
 		if (result < 0)
 			return result;
 		if (id == 0)
@@ -464,10 +482,9 @@ static int update_round_locked(struct local_store *local, int64_t disk, const st
  * Applies changes and counts the plain bytes that differ from the newest image. The last chunk of a disk may be short: the change that covers it is
  * applied by itself, so that it's known whether it counts.
  */
-static int apply_changes_locked(struct local_view *view, struct catalog_disk *disk, const struct catalog_change *changes,
-				size_t count, struct failure *failure)
+int local_apply_changes_locked(struct local_store *local, struct catalog_disk *disk, const struct catalog_change *changes,
+			       size_t count, struct failure *failure)
 {
-	struct local_store *local = local_of(view->base.store);
 	uint32_t chunk_bytes = local->base.chunk_bytes;
 	uint64_t last_chunk = (disk->size_bytes - 1) / chunk_bytes;
 	struct catalog_change last = { .count = 0 }, before = { .count = 0 };
@@ -536,7 +553,7 @@ static int commit_changes_locked(struct local_view *view, const struct store_cha
 	for (size_t first = 0; result == 0 && first < count;)
 		result = log_some_changes_locked(local, &disk, changes, count, &first, failure);
 	if (result == 0)
-		result = apply_changes_locked(view, &disk, catalog_changes, count, failure);
+		result = local_apply_changes_locked(local, &disk, catalog_changes, count, failure);
 	if (result == 0 && round != NULL)
 		result = update_round_locked(local, disk.id, round, failure);
 	else if (result == 0)

@@ -174,6 +174,26 @@ void local_view_close(struct store_view *view)
 
 /* ---- reading ---- */
 
+/* A round takes content whose fingerprint is right for what the store has. What is lost it has not. */
+static int forget_lost_fingerprints(struct catalog *catalog, struct catalog_page *page, struct failure *failure)
+{
+	bool any_lost = false;
+	int result = catalog_lost_any(catalog, &any_lost, failure);
+
+	for (unsigned i = 0; result == 0 && any_lost && i < CATALOG_PAGE_ENTRIES; i++) {
+		struct catalog_location location;
+
+		if (page->entries[i].kind != CATALOG_CHUNK || !page->entries[i].has_fingerprint)
+			continue;
+		result = catalog_chunk_get(catalog, page->entries[i].chunk, &location, failure);
+		if (result == -ENOENT)
+			result = 0; /* whoever reads it says so */
+		else if (result == 0 && location.segment == CATALOG_NO_SEGMENT)
+			page->entries[i].has_fingerprint = false;
+	}
+	return result;
+}
+
 int local_view_map(struct store_view *store_view, uint64_t page, struct store_map_page *ret_map, struct failure *failure)
 {
 	struct local_view *view = local_view_of(store_view);
@@ -188,6 +208,8 @@ int local_view_map(struct store_view *store_view, uint64_t page, struct store_ma
 		result = catalog_map_read(reader.catalog, view->disk, page, content, failure);
 	else if (result == 0)
 		result = catalog_map_read_at(reader.catalog, view->disk, view->generation, page, content, failure);
+	if (result == 0)
+		result = forget_lost_fingerprints(reader.catalog, content, failure);
 	if (result < 0)
 		return result;
 	for (unsigned i = 0; i < STORE_MAP_PAGE_ENTRIES; i++) {
@@ -277,6 +299,9 @@ static int read_record(struct local_store *local, store_chunk chunk, struct cata
 		struct failure why = { .code = 0 };
 		int result = locate(local, chunk, &location, failure);
 
+		if (result == 0 && location.segment == CATALOG_NO_SEGMENT)
+			result = fail(failure, -EBADMSG, "chunk %llu: its content is lost, no record of it is left",
+				      (unsigned long long)chunk);
 		if (result < 0)
 			return result;
 		result = segment_reader_read(local->reader, location.segment, location.off_bytes, location.stored_bytes,

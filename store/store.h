@@ -260,6 +260,31 @@ struct store_clean_report {
 int store_clean(struct store *store, const struct store_clean_params *params, struct store_clean_report *ret_report,
 		struct failure *failure);
 
+/* ---- making what is known of it anew ---- */
+
+struct store_rebuild_params {
+	const char *doing;
+	bool dry_run; /* find out what there is, and change nothing */
+	_Atomic uint64_t *total_bytes, *done_bytes; /* progress: of segments; may be NULL */
+	const atomic_bool *stop; /* becomes true: end soon, with -EINTR and no message, and everything as it was; may be NULL */
+};
+struct store_rebuild_report {
+	uint64_t disks;
+	uint64_t removed_disks; /* known to have been removed */
+	uint64_t chunks, segments; /* found */
+	uint64_t lost_chunks; /* that disks or images need, and no record is found of: store_check() names them */
+	struct store_check_report found; /* `flaws`: what else is damaged or lost */
+};
+/*
+ * Makes the catalog of a local store from its segments alone, whatever has become of the one there was: all disks, all
+ * images with what was said of them, live content as of its last change that can be followed. Nothing is made up: what can't be read is said, and
+ * reads as damage. Only rounds are forgotten, and fingerprints: the next round compares digests.
+ * -EBUSY: somebody uses the store (who). -EINTR, -ENOSPC and others: the old catalog is as it was, or, if the very end failed, there is none. Durable on return.
+ */
+int store_rebuild_local(const char *path, const struct store_rebuild_params *params,
+			struct store_rebuild_report *ret_report, struct failure *failure);
+void store_rebuild_report_free(struct store_rebuild_report *report); /* leaves it empty */
+
 /* ---- disks and policies: durable on return ---- */
 
 struct store_disk_params {

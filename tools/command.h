@@ -160,6 +160,7 @@ extern const struct verb verb_verify;
 extern const struct verb verb_check;
 extern const struct verb verb_df;
 extern const struct verb verb_gc;
+extern const struct verb verb_rebuild;
 extern const struct verb verb_help;
 
 /* All of them, in the order of the help, with NULL at the end. */

@@ -59,6 +59,8 @@ void output_json_verify(const struct verify_report *report);
 void output_json_check(const struct store_check_report *report, const struct damage_place *places, bool deep,
 		       double elapsed_seconds);
 void output_json_df(const struct store_usage *usage);
+/* `losses`: what a check found afterwards. */
+void output_json_rebuild(bool dry_run, const struct store_rebuild_report *report, const struct store_check_report *losses);
 void output_json_gc(bool dry_run, const struct store_clean_report *report);
 void output_json_export(const struct store_reference *reference, uint32_t image, const char *target,
 			const struct export_report *report);
@@ -77,6 +79,8 @@ void output_text_verify(const char *reference, const char *source, const struct 
 void output_text_check(const char *store, const struct store_check_report *report, const struct damage_place *places,
 		       bool deep, double elapsed_seconds);
 void output_text_df(const struct store_usage *usage);
+void output_text_rebuild(const char *store, bool dry_run, const struct store_rebuild_report *report,
+			 const struct store_check_report *losses);
 void output_text_gc(bool dry_run, const struct store_clean_report *report);
 void output_text_export(FILE *to, const char *reference, const char *target, const struct export_report *report);
 

@@ -341,19 +341,25 @@ static json_t *json_damages(const struct store_check_report *report, const struc
 	return array;
 }
 
-void output_json_check(const struct store_check_report *report, const struct damage_place *places, bool deep,
-		       double elapsed_seconds)
+static json_t *json_flaws(const struct store_check_report *report)
 {
-	json_t *document = json_new_object();
-	json_t *flaws = json_new_array();
+	json_t *array = json_new_array();
 
 	for (size_t i = 0; i < report->flaw_count; i++) {
 		json_t *object = json_new_object();
 
 		json_put(object, "what", json_text(report->flaws[i].what));
 		json_put(object, "why", json_text(report->flaws[i].why));
-		json_add(flaws, object);
+		json_add(array, object);
 	}
+	return array;
+}
+
+void output_json_check(const struct store_check_report *report, const struct damage_place *places, bool deep,
+		       double elapsed_seconds)
+{
+	json_t *document = json_new_object();
+
 	json_put(document, "ok", json_boolean(report->is_clean));
 	json_put(document, "deep", json_boolean(deep));
 	json_put(document, "chunks", json_bytes(report->chunks));
@@ -361,8 +367,36 @@ void output_json_check(const struct store_check_report *report, const struct dam
 	json_put(document, "elapsed_seconds", json_seconds(elapsed_seconds));
 	json_put(document, "damaged", json_damages(report, places));
 	json_put(document, "damaged_not_listed", json_bytes(report->more_damages));
-	json_put(document, "flaws", flaws);
+	json_put(document, "flaws", json_flaws(report));
 	json_put(document, "flaws_not_listed", json_bytes(report->more_flaws));
+	json_print(document);
+}
+
+static struct damage_place *unknown_places(const struct store_check_report *report)
+{
+	struct damage_place *places = calloc(report->damage_count + 1, sizeof(*places));
+
+	if (places == NULL)
+		output_out_of_memory();
+	return places;
+}
+
+void output_json_rebuild(bool dry_run, const struct store_rebuild_report *report, const struct store_check_report *losses)
+{
+	AUTO_FREE struct damage_place *places = unknown_places(losses);
+	json_t *document = json_new_object();
+
+	json_put(document, "ok", json_boolean(report->lost_chunks == 0 && report->found.is_clean));
+	json_put(document, "dry_run", json_boolean(dry_run));
+	json_put(document, "disks", json_bytes(report->disks));
+	json_put(document, "removed_disks", json_bytes(report->removed_disks));
+	json_put(document, "chunks", json_bytes(report->chunks));
+	json_put(document, "segments", json_bytes(report->segments));
+	json_put(document, "lost_chunks", json_bytes(report->lost_chunks));
+	json_put(document, "damaged", json_damages(losses, places));
+	json_put(document, "damaged_not_listed", json_bytes(losses->more_damages));
+	json_put(document, "flaws", json_flaws(&report->found));
+	json_put(document, "flaws_not_listed", json_bytes(report->found.more_flaws));
 	json_print(document);
 }
 

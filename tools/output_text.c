@@ -573,6 +573,25 @@ void output_text_check(const char *store, const struct store_check_report *repor
 	print_flaws(report);
 }
 
+void output_text_rebuild(const char *store, bool dry_run, const struct store_rebuild_report *report,
+			 const struct store_check_report *losses)
+{
+	AUTO_FREE struct damage_place *places = calloc(losses->damage_count + 1, sizeof(*places));
+
+	if (places == NULL)
+		output_out_of_memory();
+	output_safe(stdout, store);
+	(void)printf(": %s: %llu disk%s, from %llu chunk%s in %llu segment%s\n",
+		     dry_run ? "could be rebuilt" : "rebuilt", (unsigned long long)report->disks,
+		     report->disks == 1 ? "" : "s", (unsigned long long)report->chunks, report->chunks == 1 ? "" : "s",
+		     (unsigned long long)report->segments, report->segments == 1 ? "" : "s");
+	if (report->lost_chunks > 0)
+		(void)printf("  LOST: %llu chunk%s that disks or images need%s\n", (unsigned long long)report->lost_chunks,
+			     report->lost_chunks == 1 ? "" : "s", dry_run ? "; a rebuild says whose" : "");
+	print_damages(losses, places);
+	print_flaws(&report->found);
+}
+
 void output_text_export(FILE *to, const char *reference, const char *target, const struct export_report *report)
 {
 	char size[UNITS_TEXT_BYTES], data[UNITS_TEXT_BYTES];

@@ -10,7 +10,7 @@
 const struct verb *const verbs[] = {
 	&verb_init,   &verb_sync,   &verb_set, &verb_disks, &verb_images, &verb_rounds, &verb_image, &verb_delete,
 	&verb_remove, &verb_retain, &verb_pin, &verb_unpin, &verb_export, &verb_verify, &verb_check,  &verb_df,
-	&verb_gc,     &verb_help,   NULL,
+	&verb_gc,     &verb_rebuild, &verb_help, NULL,
 };
 
 const struct verb *verb_find(const char *name)
