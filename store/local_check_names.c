@@ -139,6 +139,11 @@ static int judge(struct naming *naming, uint64_t chunk, struct damaged_state *st
 	}
 	if (result < 0)
 		return fail_errno(naming->failure, result, "check: looking up a chunk");
+	if (location.segment == CATALOG_NO_SEGMENT) {
+		state->kind = DAMAGE_SEGMENT;
+		state->segment = CATALOG_NO_SEGMENT;
+		return 0;
+	}
 	segment = checking_bad_place(naming->checking, location.segment, location.off_bytes, location.stored_bytes);
 	if (segment != NULL) {
 		state->kind = segment->is_short ? DAMAGE_SHORT : DAMAGE_SEGMENT;

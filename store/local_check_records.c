@@ -103,6 +103,10 @@ static int gather_chunk(void *opaque, uint64_t chunk, const struct catalog_locat
 	}
 	if (location->references == 0)
 		return 0;
+	if (location->segment == CATALOG_NO_SEGMENT) {
+		gathering->checking->has_damage = true; /* lost: there is nothing to look at */
+		return 0;
+	}
 	if (!gathering->knows_ranges)
 		note_range(gathering->range, location->segment);
 	key.tag = location->tag;

@@ -105,6 +105,17 @@ int local_list_disks(struct store *store, const char *name, struct store_disk **
 
 /* ---- making ---- */
 
+static int log_policy_locked(struct local_store *local, struct catalog_disk *disk, struct failure *failure)
+{
+	struct log_entry entry = { .op = LOG_POLICY,
+				   .keep = disk->keep,
+				   .level = disk->level,
+				   .limit_bytes_per_second = disk->limit_bytes_per_second,
+				   .mirror_of = disk->mirror_of };
+
+	return local_log_locked(local, disk, &entry, failure);
+}
+
 int local_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure)
 {
 	struct local_store *local = local_of(store);
@@ -138,6 +149,8 @@ int local_create_disk(struct store *store, const struct store_disk_params *param
 	result = catalog_disk_insert(local->writer, &disk, failure);
 	if (result == 0)
 		result = local_log_locked(local, &disk, &entry, failure);
+	if (result == 0 && disk.mirror_of != NULL) /* the entry that makes a disk has no room for it */
+		result = log_policy_locked(local, &disk, failure);
 	if (result == 0)
 		result = catalog_disk_update(local->writer, &disk, failure);
 	if (result < 0) {
@@ -148,17 +161,6 @@ int local_create_disk(struct store *store, const struct store_disk_params *param
 }
 
 /* ---- policies ---- */
-
-static int log_policy_locked(struct local_store *local, struct catalog_disk *disk, struct failure *failure)
-{
-	struct log_entry entry = { .op = LOG_POLICY,
-				   .keep = disk->keep,
-				   .level = disk->level,
-				   .limit_bytes_per_second = disk->limit_bytes_per_second,
-				   .mirror_of = disk->mirror_of };
-
-	return local_log_locked(local, disk, &entry, failure);
-}
 
 /* A round that is under way has limit and level of its own if it was started with some: what is set now goes before them. */
 static int override_running_round_locked(struct local_store *local, const struct catalog_disk *disk,

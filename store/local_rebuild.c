@@ -683,10 +683,8 @@ static int replay_chain(struct rebuilding *rebuilding, const uint8_t uuid[DISK_U
 	}
 	if (result < 0)
 		return result;
-	if (replay.disk.state == CATALOG_GOING) {
-		rebuilding->report->removed_disks++;
+	if (replay.disk.state == CATALOG_GOING) /* a removal that was not the last entry: nobody writes that */
 		return sweep_gone_disk(&replay);
-	}
 	rebuilding->report->disks++;
 	return newest > last ? tell_lost_entries(rebuilding, uuid, replay.disk.name, last + 1, newest) : 0;
 }
@@ -706,9 +704,13 @@ static int rebuild_disk(struct rebuilding *rebuilding, const uint8_t uuid[DISK_U
 					    rebuilding->failure);
 	if (result == 0)
 		result = find_chain(rebuilding, uuid, &last);
-	/* a removal is the end, whatever is left of what was before */
-	for (size_t i = 0; result == 0 && last < newest && !is_removal && i < heads->count; i++)
-		result = note_removed(rebuilding, &heads->list[i], &is_removal);
+	/* a removal is the end, whatever is left of what was before; behind a gap the latest entry is as good as any */
+	if (result == 0 && last == newest)
+		result = catalog_found_chosen(rebuilding->local->writer, uuid, newest, &heads->list[0], rebuilding->failure);
+	else if (result == 0)
+		heads->list[0] = heads->list[heads->count - 1];
+	if (result == 0)
+		result = note_removed(rebuilding, &heads->list[0], &is_removal);
 	if (result < 0 || is_removal)
 		return result;
 	if (last > 0)
