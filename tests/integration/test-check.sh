@@ -126,7 +126,7 @@ make_store
 (set +o pipefail && yes 'the quick brown fox jumps over the lazy dog' | head -c 300000 >text)
 sync_disk text texts
 segment 1
-record=$(grep -obaF wRC1 "$FILE" | sed -n 4p) # behind an entry of the log and two chunks
+record=$(grep -obaF wRC1 "$FILE" | sed -n 5p) # behind two entries of the log and two chunks
 byte_flip "$FILE" $((${record%%:*} + 64 + 40))
 expect_damage "texts@live:131072:65536 texts@1:131072:65536" 'damaged record: payload' --deep
 mend
