@@ -146,6 +146,8 @@ static int take_record(void *opaque, uint64_t off_bytes, const struct record_hea
 	uint64_t chunk;
 	int result;
 
+	if (off_bytes > UINT32_MAX)
+		return 0; /* no segment grows that large: nobody of us wrote that */
 	if (header->type == RECORD_CHUNK) {
 		rebuilding->report->chunks++;
 		result = catalog_chunk_add(rebuilding->local->writer, &location, &chunk, rebuilding->failure);
@@ -414,7 +416,9 @@ static int replay_create(struct replay *replay, const struct log_entry *entry)
 {
 	struct rebuilding *rebuilding = replay->rebuilding;
 	struct catalog_disk *disk = &replay->disk;
-	int result = hash_random(disk->fingerprint_key, sizeof(disk->fingerprint_key), rebuilding->failure);
+	int result = entry->size_bytes == 0 || entry->size_bytes > STORE_DISK_MOST_BYTES ?
+			     fail(rebuilding->failure, -EBADMSG, "disk %s: impossible size", entry->name) :
+			     hash_random(disk->fingerprint_key, sizeof(disk->fingerprint_key), rebuilding->failure);
 
 	disk->size_bytes = entry->size_bytes;
 	disk->sector_bytes = entry->sector_bytes;
@@ -810,6 +814,9 @@ static int rebuild_alone(struct local_store *local, const struct store_rebuild_p
 	result = fill(&rebuilding);
 	if (result == 0 && is_stopped(&rebuilding))
 		result = -EINTR;
+	/* again: somebody may have begun to read meanwhile. Who wants to write waits for the lock, and is told then */
+	if (result == 0)
+		result = check_is_unused(local, failure);
 	if (result == 0 && !params->dry_run)
 		return catalog_put_in_place(path, take_ptr(local->writer), failure);
 	catalog_drop_beside(path, take_ptr(local->writer));
