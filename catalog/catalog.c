@@ -53,6 +53,7 @@ static const char schema[] =
 	"CREATE TABLE chunk(page INTEGER PRIMARY KEY, entries BLOB NOT NULL) STRICT;"
 	"CREATE TABLE digest(tag INTEGER NOT NULL, chunk INTEGER NOT NULL, PRIMARY KEY(tag, chunk)) STRICT, WITHOUT ROWID;"
 	"CREATE TABLE lost(digest BLOB PRIMARY KEY, chunk INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+	"CREATE INDEX lost_chunk ON lost(chunk);"
 	"CREATE TABLE segment(number INTEGER PRIMARY KEY AUTOINCREMENT, sealed INTEGER NOT NULL, length_bytes INTEGER NOT NULL,"
 	" live_bytes INTEGER NOT NULL) STRICT;"
 	"CREATE INDEX segment_open ON segment(number) WHERE sealed = 0;"
@@ -177,6 +178,8 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 	[ST_LOST_PUT] = "INSERT INTO lost(digest,chunk) VALUES(?1,?2)",
 	[ST_LOST_FIND] = "SELECT chunk FROM lost WHERE digest=?1",
 	[ST_LOST_DELETE] = "DELETE FROM lost WHERE digest=?1",
+	[ST_LOST_HAS] = "SELECT digest FROM lost WHERE chunk=?1",
+	[ST_LOST_FORGET] = "DELETE FROM lost WHERE chunk=?1",
 	[ST_LOST_LIST] = "SELECT digest,chunk FROM lost WHERE digest>?1 ORDER BY digest LIMIT ?2",
 	[ST_SEGMENT_PUT] = "INSERT INTO segment(number,sealed,length_bytes,live_bytes) VALUES(?1,?2,?3,0)",
 	[ST_FOUND_PUT] = "INSERT OR REPLACE INTO found(uuid,sequence,digest,predecessor,time,segment,off_bytes,stored_bytes) "

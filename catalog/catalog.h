@@ -318,17 +318,33 @@ int catalog_chunk_relocate(struct catalog *catalog, uint64_t chunk, const struct
 /* ---- what is lost ---- */
 
 /*
- * Chunks that disks or images refer to and of which no record can be had: their location is CATALOG_NO_SEGMENT. They are known by their whole digest, so that whoever
- * brings the content again heals all that refer to it.
+ * Chunks that disks or images refer to and whose content can't be had: their record is damaged, or there is none at all, and their location is
+ * CATALOG_NO_SEGMENT. They are known by their whole digest, so that whoever brings the content again heals all that refer to it. One that nothing refers to any
+ * more is gone at once.
  */
 int catalog_lost_add(struct catalog *catalog, const uint8_t digest[CATALOG_DIGEST_BYTES], uint64_t *ret_chunk,
 		     struct failure *failure); /* in a transaction */
-/* The record of a chunk that is there is given up: it is lost from now on. In a transaction. */
+/*
+ * The record of a chunk turned out to be damaged: it is lost from now on. Where it was is kept: a device that could not be read may come back. One that
+ * nothing refers to is dropped. -EEXIST: another chunk of that digest is lost already; -EINVAL: its tag is that of another digest; -ENOENT: there is no such
+ * chunk; none with a message. In a transaction.
+ */
 int catalog_lost_mark(struct catalog *catalog, uint64_t chunk, const uint8_t digest[CATALOG_DIGEST_BYTES],
 		      struct failure *failure);
 /* *ret_chunk is 0 when no chunk of that digest is lost. */
 int catalog_lost_find(struct catalog *catalog, const uint8_t digest[CATALOG_DIGEST_BYTES], uint64_t *ret_chunk,
 		      struct failure *failure);
+int catalog_lost_has(struct catalog *catalog, uint64_t chunk, bool *ret_has, struct failure *failure);
+/* Its record was found sound where it is. Nothing happens if it is not lost; -EINVAL if it has no record. In a transaction. */
+int catalog_lost_unmark(struct catalog *catalog, uint64_t chunk, struct failure *failure);
+struct catalog_lost {
+	uint8_t digest[CATALOG_DIGEST_BYTES];
+	uint64_t chunk;
+};
+/* Those with digests > after (zeros: all), ascending, at most `most`. */
+int catalog_lost_list(struct catalog *catalog, const uint8_t after[CATALOG_DIGEST_BYTES], struct catalog_lost *ret_list,
+		      size_t most, size_t *ret_count, struct failure *failure);
+/* Costs nothing to speak of when asked again. */
 int catalog_lost_any(struct catalog *catalog, bool *ret_any, struct failure *failure);
 /* Its content is at `location` now. In a transaction. */
 int catalog_lost_heal(struct catalog *catalog, uint64_t chunk, const uint8_t digest[CATALOG_DIGEST_BYTES],
@@ -430,8 +446,8 @@ struct catalog_check {
 int catalog_check_database(struct catalog *catalog, const struct catalog_check *check, struct failure *failure);
 /*
  * Whether rows fit together: references are the entries of maps that name a chunk, live_bytes the records that
- * something refers to, each chunk has its row in the index by digest and no row there is without one, records lie
- * inside of segments, states of a chunk follow each other, images and rounds are numbered as their disks say.
+ * something refers to, each chunk has its row in the index by digest, or one that says that it is lost, and no row
+ * there is without one, records lie inside of segments, states of a chunk follow each other, images and rounds are numbered as their disks say.
  *
  * One read of all there is: others' commits go on meanwhile, but the write-ahead log is not started over. Memory is
  * bounded, whatever there is (some MiB). A sum that is wrong passes for right with a probability of 2^-64.

@@ -8,11 +8,12 @@
  * check. What the rows of `chunk` say and what the entries of `map` and `past` say are two sums of such numbers, and
  * they are the same, but for one chance in 2^64, only if each chunk is named as often as it says. Ids are divided into
  * SLOTS ranges, each with sums of its own, so that a difference is found to within one of them. The same is done for
- * the index by digest, and for live bytes of segments.
+ * the index by digest, and for live bytes of segments. A lost chunk has its row in `lost`
+ * instead of the index: the two of them together are what chunks must agree with.
  *
  *     sum                 what is added                                          what is taken away
  *     references[slot]    number(id) for each entry that names chunk id          references * number(id) for each chunk
- *     digests[slot]       number(tag, id) for each row of the index              number(tag, id) for each chunk
+ *     digests[slot]       number(tag, id) for each row of both                   number(tag, id) for each chunk
  *     live[slot]          number(segment) * bytes for each live record           number(segment) * live_bytes of each
  * segment
  *
@@ -230,6 +231,17 @@ static int check_place(struct row_check *check, const char *what, uint32_t segme
 	return result;
 }
 
+/* A chunk without a record must be known as lost. */
+static int check_lost_chunk(struct row_check *check, const char *what, uint64_t chunk)
+{
+	bool is_lost = false;
+	int result = catalog_lost_has(check->catalog, chunk, &is_lost, check->failure);
+
+	if (result == 0 && !is_lost)
+		say(check, FLAW_RECORD, what, "it has no record, and is not known to be lost");
+	return result;
+}
+
 static int check_chunk(void *opaque, uint64_t chunk, const struct catalog_location *location)
 {
 	struct row_check *check = opaque;
@@ -244,14 +256,14 @@ static int check_chunk(void *opaque, uint64_t chunk, const struct catalog_locati
 		return 0;
 	}
 	*id_slot(check, check->references, chunk) -= location->references * number_of(check, chunk);
-	if (location->segment == CATALOG_NO_SEGMENT)
-		return 0; /* lost: it is in no segment, and not to be found by its digest */
 	*id_slot(check, check->digests, chunk) -= number_of(check, location->tag ^ number_of(check, chunk));
-	if (location->references > 0)
+	if (location->references > 0 && location->segment != CATALOG_NO_SEGMENT)
 		add_live(check, location->segment, catalog_record_bytes(location->stored_bytes));
 	(void)snprintf(what, sizeof(what), "chunk %" PRIu64, chunk);
 	if (chunk == 0 || chunk >= check->next_chunk)
 		say(check, FLAW_NUMBERS, what, "its number was never given out");
+	if (location->segment == CATALOG_NO_SEGMENT)
+		return check_lost_chunk(check, what, chunk);
 	return check_place(check, what, location->segment, location->off_bytes, location->stored_bytes);
 }
 
@@ -313,6 +325,25 @@ static int check_index(struct row_check *check)
 		if (result < 0)
 			return result;
 	}
+	return result;
+}
+
+static int check_lost(struct row_check *check)
+{
+	struct catalog_lost list[64], after = {.chunk = 0};
+	size_t count = 0;
+	int result;
+
+	do {
+		result = catalog_lost_list(check->catalog, after.digest, list, sizeof(list) / sizeof(list[0]), &count,
+					   check->failure);
+		for (size_t i = 0; result == 0 && i < count; i++) {
+			*id_slot(check, check->digests, list[i].chunk) +=
+				number_of(check, catalog_tag(list[i].digest) ^ number_of(check, list[i].chunk));
+			after = list[i];
+			result = count_row(check);
+		}
+	} while (result == 0 && count > 0);
 	return result;
 }
 
@@ -533,6 +564,8 @@ static int check_all(struct row_check *check)
 					     check->failure);
 	if (result == 0)
 		result = check_index(check);
+	if (result == 0)
+		result = check_lost(check);
 	if (result == 0)
 		result = check_logs(check);
 	if (result == 0)

@@ -254,20 +254,29 @@ int chunk_cache_refresh(struct catalog *catalog, struct failure *failure)
 		catalog->chunk_cache[i].is_loaded = false;
 	}
 	catalog->cache_version = version;
+	catalog->knows_lost = false;
 	return 0;
 }
 
-static int chunk_page_get(struct catalog *catalog, uint64_t number, struct chunk_page **ret_page, struct failure *failure)
+int chunk_cache_prepare(struct catalog *catalog, struct failure *failure)
 {
-	struct chunk_page *page = &catalog->chunk_cache[number % CHUNK_CACHE_SLOTS];
 	int result = 0;
 
 	/* within a transaction nobody else can change anything: begin has looked; within a snapshot nothing changes for us */
 	if (!catalog->in_transaction && !(catalog->in_snapshot && catalog->snapshot_has_cache))
 		result = chunk_cache_refresh(catalog, failure);
+	if (result == 0)
+		catalog->snapshot_has_cache = catalog->in_snapshot;
+	return result;
+}
+
+static int chunk_page_get(struct catalog *catalog, uint64_t number, struct chunk_page **ret_page, struct failure *failure)
+{
+	struct chunk_page *page = &catalog->chunk_cache[number % CHUNK_CACHE_SLOTS];
+	int result = chunk_cache_prepare(catalog, failure);
+
 	if (result < 0)
 		return result;
-	catalog->snapshot_has_cache = catalog->in_snapshot;
 	if (!page->is_loaded || page->number != number) {
 		if (page->is_loaded && page->is_dirty)
 			result = chunk_page_store(catalog, page, failure);
@@ -304,6 +313,7 @@ void chunk_cache_drop(struct catalog *catalog)
 		catalog->chunk_cache[i].is_loaded = false;
 		catalog->chunk_cache[i].is_dirty = false;
 	}
+	catalog->knows_lost = false;
 }
 
 int chunk_at(struct catalog *catalog, uint64_t chunk, struct chunk_page **ret_page,
@@ -477,6 +487,15 @@ int catalog_chunk_count(struct catalog *catalog, uint64_t *ret_count, struct fai
 	return 0;
 }
 
+/* What nothing refers to is kept to be found again, but for what can't be read. */
+static int drop_if_lost(struct catalog *catalog, uint64_t chunk, struct failure *failure)
+{
+	bool is_lost = false;
+	int result = catalog_lost_has(catalog, chunk, &is_lost, failure);
+
+	return result == 0 && is_lost ? catalog_chunk_drop(catalog, chunk, failure) : result;
+}
+
 int chunk_refer(struct catalog *catalog, uint64_t chunk, int delta, uint64_t *freed_bytes, struct failure *failure)
 {
 	struct chunk_page *page;
@@ -490,7 +509,7 @@ int chunk_refer(struct catalog *catalog, uint64_t chunk, int delta, uint64_t *fr
 	    (delta > 0 && location->references == UINT32_MAX))
 		return fail(failure, -EBADMSG, "catalog %s: references to chunk %llu don't add up; the catalog is damaged",
 			    catalog->path, (unsigned long long)chunk);
-	bytes = catalog_record_bytes(location->stored_bytes);
+	bytes = chunk_record_bytes(location);
 	if (delta > 0 && location->references == 0)
 		result = segment_live_add(catalog, location->segment, (int64_t)bytes, failure);
 	location->references += (uint32_t)delta;
@@ -500,6 +519,8 @@ int chunk_refer(struct catalog *catalog, uint64_t chunk, int delta, uint64_t *fr
 			*freed_bytes += bytes;
 	}
 	page->is_dirty = true;
+	if (result == 0 && delta < 0 && location->references == 0)
+		result = drop_if_lost(catalog, chunk, failure);
 	return result;
 }
 

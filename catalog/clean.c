@@ -82,6 +82,7 @@ int catalog_chunk_drop(struct catalog *catalog, uint64_t chunk, struct failure *
 {
 	struct chunk_page *page;
 	struct catalog_location *location = NULL;
+	bool was_lost;
 	int result = chunk_at(catalog, chunk, &page, &location, failure);
 
 	assert(catalog->in_transaction);
@@ -90,7 +91,9 @@ int catalog_chunk_drop(struct catalog *catalog, uint64_t chunk, struct failure *
 	if (location->stored_bytes == 0 || location->references > 0)
 		return fail(failure, -EBADMSG, "catalog %s: chunk %llu is not one to drop; the catalog is damaged",
 			    catalog->path, (unsigned long long)chunk);
-	result = digest_forget(catalog, location->tag, chunk, failure);
+	result = lost_forget(catalog, chunk, &was_lost, failure);
+	if (result == 0 && !was_lost)
+		result = digest_forget(catalog, location->tag, chunk, failure);
 	if (result < 0)
 		return result;
 	*location = (struct catalog_location){.tag = 0};

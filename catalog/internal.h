@@ -84,6 +84,8 @@ enum statement {
 	ST_LOST_FIND,
 	ST_LOST_DELETE,
 	ST_LOST_LIST,
+	ST_LOST_HAS,
+	ST_LOST_FORGET,
 	ST_SEGMENT_PUT,
 	ST_FOUND_PUT,
 	ST_FOUND_NEXT_DISK,
@@ -138,6 +140,7 @@ struct catalog {
 	size_t live_count, live_capacity;
 	struct new_digest *new_digests; /* of chunks added in this transaction and not in the index yet */
 	size_t new_digest_count;
+	bool knows_lost, has_lost; /* whether anything is lost, in the state that clean chunk pages belong to */
 };
 
 /* NULL with a failure and catalog->statement_error when it can't be prepared. The statement is reset and unbound: use with AUTO(statement_done). */
@@ -197,6 +200,7 @@ int chunk_refer(struct catalog *catalog, uint64_t chunk, int delta, uint64_t *fr
 int chunk_at(struct catalog *catalog, uint64_t chunk, struct chunk_page **ret_page,
 	     struct catalog_location **ret_location, struct failure *failure);
 int chunk_cache_refresh(struct catalog *catalog, struct failure *failure); /* forgets pages that others may have changed */
+int chunk_cache_prepare(struct catalog *catalog, struct failure *failure); /* the same where that is needed */
 int chunk_cache_flush(struct catalog *catalog, struct failure *failure);   /* at commit */
 int chunk_next_store(struct catalog *catalog, struct failure *failure);	   /* at commit */
 void chunk_cache_drop(struct catalog *catalog);				 /* at rollback */
@@ -204,6 +208,13 @@ int segment_live_add(struct catalog *catalog, uint32_t segment, int64_t bytes, s
 int segment_live_flush(struct catalog *catalog, struct failure *failure);
 int digest_forget(struct catalog *catalog, uint64_t tag, uint64_t chunk, struct failure *failure);
 int digest_remember(struct catalog *catalog, uint64_t tag, uint64_t chunk, struct failure *failure); /* by the commit at the latest */
+/* Takes away the row that says that the chunk is lost, if there is one. */
+int lost_forget(struct catalog *catalog, uint64_t chunk, bool *ret_was, struct failure *failure);
+/* Room that its record takes: nothing for a chunk without one. */
+static inline uint64_t chunk_record_bytes(const struct catalog_location *location)
+{
+	return location->segment == CATALOG_NO_SEGMENT ? 0 : catalog_record_bytes(location->stored_bytes);
+}
 int new_digests_flush(struct catalog *catalog, struct failure *failure); /* at commit, and before the index is asked */
 
 int read_segment(struct catalog *catalog, sqlite3_stmt *row, struct catalog_segment *ret_segment,

@@ -247,6 +247,8 @@ static bool decode_location(struct byte_reader *reader, uint64_t stored_bytes, i
 	*end_units += units_step;
 	if (*segment < 0 || *segment > UINT32_MAX || *end_units < 0 || *end_units > UINT32_MAX / 8)
 		return false;
+	if (*segment == CATALOG_NO_SEGMENT && (*end_units != 0 || stored_bytes != 1))
+		return false;
 	memcpy(tag_bytes, tag, TAG_BYTES);
 	*ret_location = (struct catalog_location){
 		.tag = bytes_get_le64(tag_bytes),

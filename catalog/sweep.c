@@ -259,7 +259,7 @@ static int count_held(struct catalog *catalog, uint64_t chunk, struct tally *tal
 	if (held < 0)
 		return fail_errno(failure, (int)held, "catalog");
 	if ((uint64_t)held == location.references)
-		*bytes += catalog_record_bytes(location.stored_bytes);
+		*bytes += chunk_record_bytes(&location);
 	return 0;
 }
 

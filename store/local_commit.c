@@ -384,6 +384,7 @@ static int resolve_chunk_locked(struct local_store *local, const struct store_ch
 {
 	struct catalog_location location;
 	uint64_t id = change->chunk;
+	bool is_lost = false;
 	int result;
 
 	if ((change->chunk & PROVISIONAL_CHUNK) != 0) {
@@ -403,8 +404,14 @@ static int resolve_chunk_locked(struct local_store *local, const struct store_ch
 	result = catalog_chunk_get(local->writer, id, &location, failure);
 	if (result == -ENOENT || (result == 0 && location.tag != catalog_tag(change->digest)))
 		return fail(failure, -ESTALE, "commit: chunk %llu was cleaned away meanwhile", (unsigned long long)id);
+	if (result == 0)
+		result = catalog_lost_has(local->writer, id, &is_lost, failure);
+	if (result < 0)
+		return result;
+	if (is_lost) /* a check found it damaged since it was found for us: the content is stored anew */
+		return fail(failure, -ESTALE, "commit: chunk %llu was found damaged meanwhile", (unsigned long long)id);
 	*ret_id = id;
-	return result;
+	return 0;
 }
 
 static int make_changes_locked(struct local_store *local, const struct store_change *changes, size_t count,

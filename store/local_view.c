@@ -181,14 +181,12 @@ static int forget_lost_fingerprints(struct catalog *catalog, struct catalog_page
 	int result = catalog_lost_any(catalog, &any_lost, failure);
 
 	for (unsigned i = 0; result == 0 && any_lost && i < CATALOG_PAGE_ENTRIES; i++) {
-		struct catalog_location location;
+		bool is_lost = false;
 
 		if (page->entries[i].kind != CATALOG_CHUNK || !page->entries[i].has_fingerprint)
 			continue;
-		result = catalog_chunk_get(catalog, page->entries[i].chunk, &location, failure);
-		if (result == -ENOENT)
-			result = 0; /* whoever reads it says so */
-		else if (result == 0 && location.segment == CATALOG_NO_SEGMENT)
+		result = catalog_lost_has(catalog, page->entries[i].chunk, &is_lost, failure);
+		if (result == 0 && is_lost)
 			page->entries[i].has_fingerprint = false;
 	}
 	return result;
@@ -240,6 +238,7 @@ static int locate(struct local_store *local, store_chunk chunk, struct catalog_l
 		  struct failure *failure)
 {
 	POOLED_READER(reader, local);
+	bool is_lost = false;
 	int result = pooled_reader_open(&reader, failure);
 
 	if (result < 0)
@@ -247,7 +246,14 @@ static int locate(struct local_store *local, store_chunk chunk, struct catalog_l
 	result = catalog_chunk_get(reader.catalog, chunk, ret_location, failure);
 	if (result == -ENOENT)
 		return fail(failure, -EBADMSG, "chunk %llu: the catalog doesn't know where it is", (unsigned long long)chunk);
-	return result;
+	if (result == 0)
+		result = catalog_lost_has(reader.catalog, chunk, &is_lost, failure);
+	if (result < 0 || !is_lost)
+		return result;
+	if (ret_location->segment == CATALOG_NO_SEGMENT)
+		return fail(failure, -EBADMSG, "chunk %llu: its content is lost, no record of it is left", (unsigned long long)chunk);
+	return fail(failure, -EBADMSG, "segment %08x, offset %u: an earlier check found this record damaged", ret_location->segment,
+		    ret_location->off_bytes);
 }
 
 static int check_digest(struct store_scratch *scratch, const struct record_header *header, const void *plain,
@@ -299,9 +305,6 @@ static int read_record(struct local_store *local, store_chunk chunk, struct cata
 		struct failure why = { .code = 0 };
 		int result = locate(local, chunk, &location, failure);
 
-		if (result == 0 && location.segment == CATALOG_NO_SEGMENT)
-			result = fail(failure, -EBADMSG, "chunk %llu: its content is lost, no record of it is left",
-				      (unsigned long long)chunk);
 		if (result < 0)
 			return result;
 		result = segment_reader_read(local->reader, location.segment, location.off_bytes, location.stored_bytes,
@@ -347,7 +350,7 @@ void local_view_prefetch(struct store_view *view, const store_chunk *chunks, siz
 		struct catalog_location at;
 
 		if (chunks[i] == 0 || (chunks[i] & PROVISIONAL_CHUNK) != 0 ||
-		    catalog_chunk_get(reader.catalog, chunks[i], &at, NULL) < 0)
+		    catalog_chunk_get(reader.catalog, chunks[i], &at, NULL) < 0 || at.segment == CATALOG_NO_SEGMENT)
 			continue;
 		if (at.segment == run.segment && at.off_bytes == run.off_bytes + run_bytes) {
 			run_bytes += record_total_bytes(at.stored_bytes);

@@ -377,7 +377,7 @@ struct store_map_entry {
 	store_chunk chunk;
 	uint32_t since_generation;
 	uint8_t kind;		   /* enum store_map_kind */
-	bool has_fingerprint;	   /* false in images, and after a rebuild */
+	bool has_fingerprint;	   /* false in images, after a rebuild, and for what the store has lost: it is to be read, and stored anew */
 	uint8_t fingerprint[FINGERPRINT_BYTES];
 };
 enum { STORE_MAP_PAGE_ENTRIES = 256 };

@@ -308,6 +308,12 @@ static int planned_of(struct reader *reader, uint64_t off_bytes, uint64_t end_by
 	return 0;
 }
 
+/* One without a fingerprint was lost by the store, or was never read since its catalog was made anew: clean or not, it is read. */
+static bool is_chunk_known(const struct store_map_entry *entry)
+{
+	return entry->kind == STORE_MAP_CHUNK && entry->has_fingerprint;
+}
+
 /*
  * Marks the chunks of a unit that are clean and need not be read, but for samples. One of which nothing is in use any more becomes zero without being
  * read. Only whole chunks in use that the mirror has are good samples: in others, what is not in use may differ for good reason.
@@ -329,8 +335,7 @@ static int choose_chunks(struct reader *reader, struct unit *unit)
 			return result;
 		if (is_dirty || planned == 0)
 			continue;
-		is_mapped = unit->page != NULL &&
-			    unit->page->map.entries[chunk % STORE_MAP_PAGE_ENTRIES].kind == STORE_MAP_CHUNK;
+		is_mapped = unit->page != NULL && is_chunk_known(&unit->page->map.entries[chunk % STORE_MAP_PAGE_ENTRIES]);
 		/* zeros of the mirror may be what an earlier round left out: only what it got by reading is as it was */
 		if (!is_mapped || planned != len_bytes)
 			continue;

@@ -489,7 +489,8 @@ static void impossible_values_are_bad(void **state)
 		{1, "kind 3", {0, 7, 0, 0xff, 0x01}, 5},
 		{1, "beyond the page", {0x81, 0x02, 4, 0}, 4},
 		{1, "no bytes", {0}, 0},
-		{2, "a segment below 0", {1, 0, 1, 0, 0, 0, 0, 0, 0, 0}, 10},
+		{2, "segment 0 with a record", {2, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 10},
+		{2, "segment 0 with a place", {1, 0, 0, 2, 0, 0, 0, 0, 0, 0}, 10},
 		{2, "offset -8", {1, 0, 2, 1, 0, 0, 0, 0, 0, 0}, 10},
 	};
 	AUTO_FREE union any_page *page = calloc(1, sizeof(*page));
