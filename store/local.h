@@ -200,6 +200,12 @@ uint64_t local_free_bytes(const struct local_store *local); /* of the file syste
 int local_clean(struct store *store, const struct store_clean_params *params, struct store_clean_report *ret_report,
 		struct failure *failure);
 
+/* ---- local_lost.c ---- */
+
+/* Sets `damaged` of those in which something is marked as lost; `images` are those of the disk's rows. */
+int local_note_damaged_images(struct catalog *catalog, int64_t disk, const struct catalog_image *rows,
+			      struct store_image *images, size_t count, struct failure *failure);
+
 /* ---- local_images.c ---- */
 
 int local_list_images(struct store *store, const char *name, struct store_image **ret_list, size_t *ret_count,

@@ -6,9 +6,11 @@
  *     catalog    the database as such, then whether its rows fit together
  *     records    each record that holds a chunk in use: its header; deep: its content (local_check_records.c)
  *     logs       each entry of each disk's log, and the chain that they make (local_check_logs.c)
+ *     repair     if asked for: what can be mended is, what can't is marked (local_repair.c)
+ *     lost       what is marked is damage, too
  *     names      if something was found: whose content that is (local_check_names.c)
  *
- * Others work meanwhile, and no lock is taken. What is asked of the catalog is asked in pieces, each of which sees one
+ * Others work meanwhile, and but for a repair no lock is taken. What is asked of the catalog is asked in pieces, each of which sees one
  * moment, so by the time that a record is looked at it may have been moved, or given up. So nothing is damage before it
  * was looked up again: a record that the catalog still means to be in that place after it was found bad there was bad
  * while it was meant to be there, for a segment's bytes never change and its file goes only after the catalog has
@@ -194,7 +196,7 @@ typedef int (*check_step_fn)(struct checking *checking, struct catalog *catalog,
 static int run_steps(struct checking *checking, struct catalog *catalog, struct failure *failure)
 {
 	static const check_step_fn steps[] = {check_segments, check_catalog, checking_records, checking_logs,
-					      checking_names};
+					      checking_repair, checking_lost, checking_names};
 
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
 		struct failure cause = {.code = 0};
@@ -227,6 +229,8 @@ int local_check(struct store *store, const struct store_check_params *params, st
 	POOLED_READER(reader, local);
 	int result;
 
+	if (params->repair && local->read_only)
+		return fail(failure, -EROFS, "store %s: opened for reading only, it can't be repaired", store->location);
 	(void)pthread_mutex_init(&checking.lock, NULL); /* never fails on Linux with default attributes */
 	result = pooled_reader_open(&reader, failure);
 	if (result == 0)

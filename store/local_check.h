@@ -21,6 +21,7 @@ enum damage_kind {
 	DAMAGE_FRAME, /* the payload is as it was written, and does not decompress */
 	DAMAGE_CONTENT,
 	DAMAGE_PLACE, /* the catalog doesn't know where the record is */
+	DAMAGE_LOST,  /* marked by an earlier check, or found gone by a rebuild */
 	DAMAGE_MAP,   /* the catalog doesn't know which chunks are there */
 };
 
@@ -77,10 +78,18 @@ static inline bool is_damage_code(int code)
 	return code == -EBADMSG || code == -ENOENT || code == -EIO;
 }
 
+/* One more chunk whose content can't be had. Behind the others: not in their order. Under the lock, while there are workers. */
+int checking_add_bad_chunk(struct checking *checking, const struct bad_chunk *bad, struct failure *failure);
+void checking_sort_bad_chunks(struct checking *checking);
+
 /* Every record that a chunk in use is in. local_check_records.c */
 int checking_records(struct checking *checking, struct catalog *catalog, struct failure *failure);
 /* Every entry of logs. local_check_logs.c */
 int checking_logs(struct checking *checking, struct catalog *catalog, struct failure *failure);
+/* Mends, or marks, if that is wanted. local_repair.c */
+int checking_repair(struct checking *checking, struct catalog *catalog, struct failure *failure);
+/* What is marked as lost. local_check_names.c */
+int checking_lost(struct checking *checking, struct catalog *catalog, struct failure *failure);
 /* Whose content is damaged, and where. local_check_names.c */
 int checking_names(struct checking *checking, struct catalog *catalog, struct failure *failure);
 

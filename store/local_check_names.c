@@ -61,8 +61,6 @@ static const char *say_segment(struct naming *naming, uint32_t number)
 	struct failure cause = {.code = 0};
 	uint64_t file_bytes;
 
-	if (number == CATALOG_NO_SEGMENT)
-		return "lost: no record of it is left; a round that finds it at the source brings it back";
 	if (words->number == number)
 		return words->text;
 	if (segment_examine(local->segments_fd, local->id, number, &file_bytes, &cause) == 0)
@@ -91,6 +89,15 @@ static void say_why(struct naming *naming, const struct damaged_state *state, ch
 	case DAMAGE_MAP:
 		(void)snprintf(ret_why, STORE_WHY_BYTES, "catalog: it doesn't know what the content is");
 		break;
+	case DAMAGE_LOST:
+		if (state->segment == CATALOG_NO_SEGMENT)
+			(void)snprintf(ret_why, STORE_WHY_BYTES,
+				       "lost: no record of it is left; a round that finds it at the source brings it back");
+		else
+			(void)snprintf(ret_why, STORE_WHY_BYTES,
+				       "segment %08" PRIx32 ": marked as damaged; a round that finds it at the source brings it back",
+				       state->segment);
+		break;
 	case DAMAGE_SEGMENT:
 		(void)snprintf(ret_why, STORE_WHY_BYTES, "%s", say_segment(naming, state->segment));
 		break;
@@ -102,9 +109,10 @@ static void say_why(struct naming *naming, const struct damaged_state *state, ch
 
 /* ---- judging ---- */
 
-static const struct bad_chunk *find_bad_chunk(const struct checking *checking, uint64_t chunk)
+/* Among the first `count` in the list, which are in order. */
+static const struct bad_chunk *find_bad_chunk(const struct checking *checking, size_t count, uint64_t chunk)
 {
-	size_t first = 0, end = checking->bad_chunk_count;
+	size_t first = 0, end = count;
 
 	while (first < end) {
 		size_t middle = first + (end - first) / 2;
@@ -121,16 +129,18 @@ static const struct bad_chunk *find_bad_chunk(const struct checking *checking, u
 
 static int judge(struct naming *naming, uint64_t chunk, struct damaged_state *state)
 {
-	const struct bad_chunk *bad = find_bad_chunk(naming->checking, chunk);
+	const struct bad_chunk *bad = find_bad_chunk(naming->checking, naming->checking->bad_chunk_count, chunk);
 	const struct bad_segment *segment;
 	struct catalog_location location;
 	int result;
 
 	state->kind = DAMAGE_NONE;
+	state->segment = CATALOG_NO_SEGMENT;
 	if (bad != NULL) {
 		state->kind = bad->kind;
 		state->segment = bad->segment;
-		return 0;
+		if (bad->kind != DAMAGE_LOST) /* then what is the matter with its segment says more */
+			return 0;
 	}
 	result = catalog_chunk_get(naming->catalog, chunk, &location, NULL);
 	if (result == -ENOENT || result == -EBADMSG) {
@@ -322,6 +332,35 @@ static int tell_rest(struct checking *checking, struct failure *failure)
 		result = check_report_flaw(report, failure, "store",
 					   "%zu damaged records, which only what was deleted refers to",
 					   checking->bad_chunk_count);
+	return result;
+}
+
+int checking_lost(struct checking *checking, struct catalog *catalog, struct failure *failure)
+{
+	struct catalog_lost list[64], after = {.chunk = 0};
+	size_t count = 0, sorted_count = checking->bad_chunk_count;
+	int result;
+
+	do {
+		result = catalog_lost_list(catalog, after.digest, list, sizeof(list) / sizeof(list[0]), &count, failure);
+		for (size_t i = 0; result == 0 && i < count; i++) {
+			struct bad_chunk bad = {.chunk = list[i].chunk, .kind = DAMAGE_LOST};
+			struct catalog_location location;
+
+			after = list[i];
+			if (find_bad_chunk(checking, sorted_count, bad.chunk) != NULL)
+				continue;
+			result = catalog_chunk_get(catalog, bad.chunk, &location, failure);
+			if (result == -ENOENT) {
+				result = 0;
+				continue;
+			}
+			bad.segment = location.segment;
+			if (result == 0)
+				result = checking_add_bad_chunk(checking, &bad, failure);
+		}
+	} while (result == 0 && count > 0);
+	checking_sort_bad_chunks(checking);
 	return result;
 }
 

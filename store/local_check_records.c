@@ -101,7 +101,7 @@ static int gather_chunk(void *opaque, uint64_t chunk, const struct catalog_locat
 		gathering->checking->has_damage = true;
 		return 0;
 	}
-	if (location->references == 0)
+	if (location->references == 0 || location->segment == CATALOG_NO_SEGMENT)
 		return 0;
 	if (location->segment == CATALOG_NO_SEGMENT) {
 		gathering->checking->has_damage = true; /* lost: there is nothing to look at */
@@ -263,8 +263,7 @@ static int look_at_record(struct worker *worker, const struct record_key *key, e
 
 /* ---- what was found ---- */
 
-static int add_bad_chunk_locked(struct checking *checking, const struct record_key *key, enum damage_kind kind,
-				struct failure *failure)
+int checking_add_bad_chunk(struct checking *checking, const struct bad_chunk *bad, struct failure *failure)
 {
 	size_t count = checking->bad_chunk_count;
 
@@ -273,6 +272,7 @@ static int add_bad_chunk_locked(struct checking *checking, const struct record_k
 		checking->more_bad_chunks++;
 		return 0;
 	}
+	/* it may have become shorter since it had this length, so that it need not be full */
 	if ((count & (count - 1)) == 0) {
 		struct bad_chunk *grown =
 			reallocarray(checking->bad_chunks, count == 0 ? 1 : count * 2, sizeof(*grown));
@@ -281,9 +281,16 @@ static int add_bad_chunk_locked(struct checking *checking, const struct record_k
 			return fail_errno(failure, -ENOMEM, "check");
 		checking->bad_chunks = grown;
 	}
-	checking->bad_chunks[checking->bad_chunk_count++] =
-		(struct bad_chunk){.chunk = key->chunk, .segment = key->segment, .kind = (uint8_t)kind};
+	checking->bad_chunks[checking->bad_chunk_count++] = *bad;
 	return 0;
+}
+
+static int add_bad_chunk_locked(struct checking *checking, const struct record_key *key, enum damage_kind kind,
+				struct failure *failure)
+{
+	const struct bad_chunk bad = {.chunk = key->chunk, .segment = key->segment, .kind = (uint8_t)kind};
+
+	return checking_add_bad_chunk(checking, &bad, failure);
 }
 
 /*
@@ -461,6 +468,13 @@ static int compare_bad_chunks(const void *a, const void *b)
 	return first->chunk < second->chunk ? -1 : first->chunk > second->chunk;
 }
 
+void checking_sort_bad_chunks(struct checking *checking)
+{
+	if (checking->bad_chunk_count > 0)
+		qsort(checking->bad_chunks, checking->bad_chunk_count, sizeof(*checking->bad_chunks),
+		      compare_bad_chunks);
+}
+
 int checking_records(struct checking *checking, struct catalog *catalog, struct failure *failure)
 {
 	AUTO(gathering_free) struct gathering gathering = {.checking = checking};
@@ -473,8 +487,6 @@ int checking_records(struct checking *checking, struct catalog *catalog, struct 
 			result = look_at_batch(checking, &gathering, failure);
 		gathering.after = gathering.end;
 	}
-	if (checking->bad_chunk_count > 0)
-		qsort(checking->bad_chunks, checking->bad_chunk_count, sizeof(*checking->bad_chunks),
-		      compare_bad_chunks);
+	checking_sort_bad_chunks(checking);
 	return result;
 }

@@ -64,7 +64,7 @@ static int append_images_of(struct local_store *local, struct catalog *catalog, 
 			    struct image_list *list, struct failure *failure)
 {
 	AUTO_FREE struct catalog_image *rows = NULL;
-	size_t count = 0;
+	size_t count = 0, first = list->count;
 	int result = catalog_image_list(catalog, disk->id, CATALOG_ALIVE, &rows, &count, failure);
 	struct store_image *grown;
 
@@ -78,8 +78,10 @@ static int append_images_of(struct local_store *local, struct catalog *catalog, 
 	for (size_t i = 0; i < count; i++) {
 		if (result == 0)
 			result = describe_image(local, catalog, disk->name, &rows[i], &list->images[list->count++], failure);
-		catalog_image_release(&rows[i]);
+		catalog_image_release(&rows[i]); /* what is needed of it below isn't released */
 	}
+	if (result == 0)
+		result = local_note_damaged_images(catalog, disk->id, rows, &list->images[first], count, failure);
 	return result;
 }
 

@@ -308,6 +308,8 @@ void store_usage_free(struct store_usage *usage)
 int store_check(struct store *store, const struct store_check_params *params, struct store_check_report *ret_report,
 		struct failure *failure)
 {
+	if (params->repair && !params->deep)
+		return fail(failure, -EINVAL, "check: only what was read can be repaired: a deep one");
 	return store->ops->check(store, params, ret_report, failure);
 }
 

@@ -121,6 +121,7 @@ struct store_image {
 	uint64_t unique_bytes;	 /* stored bytes that deleting just this image would free */
 	char *label;		 /* or NULL */
 	bool pinned;
+	bool damaged;		 /* something in it is marked as lost: store_check() says what */
 	bool in_use;		 /* leased or has clones */
 	char *in_use_by;	 /* in words, or NULL */
 	enum store_consistency consistency;
@@ -192,6 +193,7 @@ void store_usage_free(struct store_usage *usage); /* leaves it empty */
 
 struct store_check_params {
 	bool deep; /* read, decompress and digest all that is referred to; else records' headers only */
+	bool repair; /* with deep: see store_check() */
 	_Atomic uint64_t *total_bytes, *done_bytes; /* progress, added to by any thread; may be NULL */
 	const atomic_bool *stop; /* becomes true: end soon, with -EINTR and no message; may be NULL */
 };
@@ -211,6 +213,13 @@ struct store_flaw {
 	char *what;
 	char *why;
 };
+/* What a repair did. */
+struct store_repair {
+	uint64_t mended_chunks;	 /* were damaged, and are whole again: another record had their content */
+	uint64_t sound_chunks;	 /* were marked as lost by an earlier repair, and are not */
+	uint64_t waiting_chunks; /* are marked as lost now, by whichever repair: until a round brings their content */
+	uint64_t unknown_chunks; /* are damaged, and it can't be told by what digest to know their content */
+};
 struct store_check_report {
 	bool is_clean;	   /* neither damage nor flaws */
 	uint64_t chunks;   /* looked at */
@@ -221,6 +230,7 @@ struct store_check_report {
 	struct store_flaw *flaws;
 	size_t flaw_count;
 	uint64_t more_flaws; /* beyond STORE_FLAWS_MOST */
+	struct store_repair repair; /* zeros unless one was asked for */
 };
 /*
  * Looks for damage: what says where content is (does it fit together?), every record that something refers to (is it
@@ -230,6 +240,11 @@ struct store_check_report {
  * 0 also when there is damage: the report has it. -EINTR when stopped. Others: it could not be told. Works next to
  * others' work and on a read-only store; what is made, moved or deleted meanwhile is never taken for damage. Memory is
  * bounded, whatever the store's size.
+ *
+ * With `repair` (and `deep`, else -EINVAL; -EROFS), what was found damaged is mended where another record has the content;
+ * the rest is marked as lost: views have no fingerprint for it, so that a round reads it, and the commit that brings the
+ * content again heals all that refer to it. Of a marked chunk nothing is read before; one that is sound again is unmarked.
+ * Damage in the report is what is left. Durable on return; stopped, a part of it is done.
  */
 int store_check(struct store *store, const struct store_check_params *params, struct store_check_report *ret_report,
 		struct failure *failure);

@@ -35,6 +35,7 @@
 #include "syncer/export_target.h"
 #include "syncer/map_cursor.h"
 #include "syncer/meter.h"
+#include "syncer/report.h"
 #include "syncer/source_view.h"
 
 enum {
@@ -80,6 +81,7 @@ struct job {
 	uint64_t end_bytes;
 	_Atomic uint64_t data_bytes;
 	bool is_stream;
+	bool salvages; /* what is damaged becomes a hole */
 	bool wants_zeros;
 	uint32_t chunk_bytes;
 
@@ -95,6 +97,7 @@ struct job {
 	bool is_failed;
 	struct failure failure; /* the first one; without a message when stopped */
 	int error;
+	struct range_list holes;
 
 	struct slot slots[2 * MOST_WORKERS];
 	unsigned slot_count;
@@ -216,6 +219,19 @@ static uint8_t *bytes_of(const struct job *job, const struct slot *slot)
 	return slot->buffer + (slot->span.off_bytes - job->first_bytes) % EXPORT_ALIGN_BYTES;
 }
 
+/* What can't be had of the span becomes zeros, and is noted. -EBADMSG and its like say that it can't. */
+static int salvage(struct job *job, uint8_t *at, uint64_t off_bytes, uint64_t len_bytes, struct failure *failure)
+{
+	WITH_LOCK(&job->lock);
+	memset(at, 0, len_bytes);
+	return range_list_add(&job->holes, off_bytes - job->first_bytes, len_bytes, failure);
+}
+
+static bool is_damage(int error)
+{
+	return error == -EBADMSG || error == -EIO || error == -ENOENT;
+}
+
 /* One chunk of the span, or the part of it that lies in the span, to where it belongs in the buffer. */
 static int read_chunk(struct worker *worker, const struct span *span, unsigned number, uint8_t *buffer,
 		      struct failure *failure)
@@ -228,12 +244,19 @@ static int read_chunk(struct worker *worker, const struct span *span, unsigned n
 	uint64_t to_bytes = smaller(chunk_end_bytes, span->off_bytes + span->len_bytes);
 	bool is_whole = from_bytes == chunk_off_bytes && to_bytes == chunk_end_bytes;
 	uint8_t *at = buffer + (from_bytes - span->off_bytes);
+	struct failure cause = {.code = 0};
 	int error = map_cursor_read(&job->cursor, worker->scratch, span->chunks[number], index, false,
-				    is_whole ? at : worker->chunk, failure);
+				    is_whole ? at : worker->chunk, &cause);
 
-	if (error == 0 && !is_whole)
+	if (job->salvages && is_damage(error))
+		return salvage(job, at, from_bytes, to_bytes - from_bytes, failure);
+	if (error == -EBADMSG)
+		return fail(failure, error, "%s; --salvage exports the rest", cause.message);
+	if (error < 0)
+		return fail_from(failure, &cause);
+	if (!is_whole)
 		memcpy(at, worker->chunk + (from_bytes - chunk_off_bytes), to_bytes - from_bytes);
-	return error;
+	return 0;
 }
 
 static int read_span(struct worker *worker, const struct slot *slot, struct failure *failure)
@@ -452,6 +475,7 @@ static void free_job(struct job **job_at)
 	}
 	for (unsigned i = 0; i < 2 * MOST_WORKERS; i++)
 		free(job->slots[i].buffer);
+	range_list_free(&job->holes);
 	store_view_close(job->view);
 	(void)pthread_cond_destroy(&job->slot_free);
 	(void)pthread_cond_destroy(&job->slot_ready);
@@ -591,8 +615,14 @@ static int open_view(struct job *job, struct store *store, const struct store_re
 	return 0;
 }
 
+void export_report_free(struct export_report *report)
+{
+	free(report->holes);
+	*report = (struct export_report){.size_bytes = 0};
+}
+
 int export_run(struct store *store, const struct store_reference *reference, const char *target, int output_fd,
-	       const struct operation *operation, struct export_report *ret_report, struct failure *failure)
+	       bool salvage, const struct operation *operation, struct export_report *ret_report, struct failure *failure)
 {
 	AUTO(free_job) struct job *job = make_job(operation);
 	double started_at_seconds = units_monotonic_seconds();
@@ -604,6 +634,7 @@ int export_run(struct store *store, const struct store_reference *reference, con
 
 	if (job == NULL)
 		return fail(failure, -ENOMEM, "export: out of memory");
+	job->salvages = salvage;
 	error = open_view(job, store, reference, failure);
 	if (error < 0)
 		return error;
@@ -621,8 +652,9 @@ int export_run(struct store *store, const struct store_reference *reference, con
 	if (error < 0)
 		return error;
 	*ret_report = (struct export_report){.size_bytes = content.size_bytes,
-					     .data_bytes = job->data_bytes,
+					     .data_bytes = job->data_bytes - smaller(range_list_bytes(&job->holes), job->data_bytes),
 					     .target_bytes = target_bytes,
 					     .elapsed_seconds = units_monotonic_seconds() - started_at_seconds};
+	ret_report->holes = range_list_take(&job->holes, &ret_report->hole_count);
 	return 0;
 }

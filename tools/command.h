@@ -52,6 +52,8 @@ enum option_id {
 	OPTION_ALLOW_SHRINK,
 	OPTION_SOURCE,
 	OPTION_DEEP,
+	OPTION_REPAIR,
+	OPTION_SALVAGE,
 	OPTION_COUNT,
 };
 
@@ -91,6 +93,8 @@ struct options {
 	bool allow_shrink;
 	const char *source;
 	bool deep;
+	bool repair;
+	bool salvage;
 };
 
 /* ---- verbs ---- */

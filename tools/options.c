@@ -66,6 +66,10 @@ const struct option_kind option_kinds[OPTION_COUNT] = {
 				 "go on when the source has become smaller; images keep their size"},
 	[OPTION_SOURCE] = {"source", 0, "SOURCE", "source", "what to compare with: a path or an NBD URI"},
 	[OPTION_DEEP] = {"deep", 0, NULL, NULL, "read all content, and compare it with its digests"},
+	[OPTION_REPAIR] = {"repair", 0, NULL, NULL,
+			   "with --deep, which it implies: mend what can be mended, mark the rest for rounds to bring back"},
+	[OPTION_SALVAGE] = {"salvage", 0, NULL, NULL,
+			    "export all that can be read: what can't becomes zeros, and is listed, one range a line"},
 };
 
 enum { LONG_OPTION_BASE = 256 }; /* getopt_long()'s value of option id N is this + N: no letter's code */
@@ -433,7 +437,9 @@ static int read_options(const struct raw_line *raw, const struct verb *verb, str
 		.dry_run = raw->values[OPTION_DRY_RUN] != NULL,
 		.no_image = raw->values[OPTION_NO_IMAGE] != NULL,
 		.read_all = raw->values[OPTION_READ_ALL] != NULL,
-		.deep = raw->values[OPTION_DEEP] != NULL,
+		.deep = raw->values[OPTION_DEEP] != NULL || raw->values[OPTION_REPAIR] != NULL,
+		.repair = raw->values[OPTION_REPAIR] != NULL,
+		.salvage = raw->values[OPTION_SALVAGE] != NULL,
 		.verify = raw->values[OPTION_VERIFY] != NULL,
 		.allow_shrink = raw->values[OPTION_ALLOW_SHRINK] != NULL,
 	};

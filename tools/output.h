@@ -24,6 +24,8 @@
 #include "syncer/round.h"
 #include "syncer/verify.h"
 
+struct options;
+
 __attribute__((noreturn)) void output_out_of_memory(void);
 
 /* In which partitions of its disk a damaged range is, as far as that is known. */
@@ -56,8 +58,8 @@ void output_json_sync(const char *disk, const struct round_report *report);
 void output_json_retention(const char *disk, uint32_t keep, bool dry_run, const struct store_retention *retention);
 void output_json_verify(const struct verify_report *report);
 /* `places`: one for each damage of the report. */
-void output_json_check(const struct store_check_report *report, const struct damage_place *places, bool deep,
-		       double elapsed_seconds);
+void output_json_check(const struct store_check_report *report, const struct damage_place *places,
+		       const struct options *options, double elapsed_seconds);
 void output_json_df(const struct store_usage *usage);
 /* `losses`: what a check found afterwards. */
 void output_json_rebuild(bool dry_run, const struct store_rebuild_report *report, const struct store_check_report *losses);
@@ -76,13 +78,15 @@ void output_text_rounds(const struct store_round *rounds, size_t count);
 void output_text_sync(const char *disk, const struct round_report *report);
 void output_text_retention(const char *disk, bool dry_run, const struct store_retention *retention);
 void output_text_verify(const char *reference, const char *source, const struct verify_report *report);
-void output_text_check(const char *store, const struct store_check_report *report, const struct damage_place *places,
-		       bool deep, double elapsed_seconds);
+void output_text_check(const struct store_check_report *report, const struct damage_place *places,
+		       const struct options *options, double elapsed_seconds);
 void output_text_df(const struct store_usage *usage);
 void output_text_rebuild(const char *store, bool dry_run, const struct store_rebuild_report *report,
 			 const struct store_check_report *losses);
 void output_text_gc(bool dry_run, const struct store_clean_report *report);
 void output_text_export(FILE *to, const char *reference, const char *target, const struct export_report *report);
+/* A map of what could not be read: "OFFSET LENGTH", one line a range. */
+void output_text_holes(FILE *to, const struct export_report *report);
 
 /* One line with what rounds of this disk do unless they are told otherwise. */
 void output_text_policy(const struct store_disk *disk);

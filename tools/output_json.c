@@ -176,6 +176,7 @@ void output_json_images(const struct store_image *images, size_t count)
 		json_put(object, "unique_bytes", json_bytes(image->unique_bytes));
 		json_put(object, "label", json_text(image->label));
 		json_put(object, "pinned", json_boolean(image->pinned));
+		json_put(object, "damaged", json_boolean(image->damaged));
 		json_put(object, "in_use", json_boolean(image->in_use));
 		json_put(object, "in_use_by", json_text(image->in_use_by));
 		json_put(object, "consistency", json_text(store_consistency_name(image->consistency)));
@@ -355,13 +356,24 @@ static json_t *json_flaws(const struct store_check_report *report)
 	return array;
 }
 
-void output_json_check(const struct store_check_report *report, const struct damage_place *places, bool deep,
-		       double elapsed_seconds)
+static json_t *json_repair(const struct store_repair *repair)
+{
+	json_t *object = json_new_object();
+
+	json_put(object, "mended_chunks", json_bytes(repair->mended_chunks));
+	json_put(object, "sound_chunks", json_bytes(repair->sound_chunks));
+	json_put(object, "waiting_chunks", json_bytes(repair->waiting_chunks));
+	json_put(object, "unknown_chunks", json_bytes(repair->unknown_chunks));
+	return object;
+}
+
+void output_json_check(const struct store_check_report *report, const struct damage_place *places,
+		       const struct options *options, double elapsed_seconds)
 {
 	json_t *document = json_new_object();
 
 	json_put(document, "ok", json_boolean(report->is_clean));
-	json_put(document, "deep", json_boolean(deep));
+	json_put(document, "deep", json_boolean(options->deep));
 	json_put(document, "chunks", json_bytes(report->chunks));
 	json_put(document, "segments", json_bytes(report->segments));
 	json_put(document, "elapsed_seconds", json_seconds(elapsed_seconds));
@@ -369,6 +381,7 @@ void output_json_check(const struct store_check_report *report, const struct dam
 	json_put(document, "damaged_not_listed", json_bytes(report->more_damages));
 	json_put(document, "flaws", json_flaws(report));
 	json_put(document, "flaws_not_listed", json_bytes(report->more_flaws));
+	json_put(document, "repair", options->repair ? json_repair(&report->repair) : json_null());
 	json_print(document);
 }
 
@@ -451,5 +464,6 @@ void output_json_export(const struct store_reference *reference, uint32_t image,
 	json_put(document, "target_bytes", json_bytes(report->target_bytes));
 	json_put(document, "elapsed_seconds", json_seconds(seconds));
 	json_put(document, "bytes_per_second", json_speed(seconds > 0 ? (double)report->size_bytes / seconds : 0));
+	json_put(document, "holes", json_ranges(report->holes, report->hole_count));
 	json_print(document);
 }

@@ -196,6 +196,8 @@ static char *image_notes(const struct store_image *image)
 {
 	char *text = NULL;
 
+	if (image->damaged)
+		add_text(&text, ", ", "damaged");
 	if (image->pinned)
 		add_text(&text, ", ", "pinned");
 	if (image->in_use)
@@ -559,16 +561,31 @@ static void print_flaws(const struct store_check_report *report)
 			     (unsigned long long)(report->flaw_count - DAMAGES_SHOWN_MOST + report->more_flaws));
 }
 
-void output_text_check(const char *store, const struct store_check_report *report, const struct damage_place *places,
-		       bool deep, double elapsed_seconds)
+static void print_repair(const struct store_repair *repair)
 {
-	output_safe(stdout, store);
+	static const char *const words[] = {"mended from another record", "marked before, and sound again",
+					    "marked, until a round brings their content",
+					    "damaged, and not to be known again: delete the images, or sync anew"};
+	const uint64_t counts[] = {repair->mended_chunks, repair->sound_chunks, repair->waiting_chunks,
+				   repair->unknown_chunks};
+
+	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+		if (counts[i] > 0)
+			(void)printf("  repair: %llu chunk%s %s\n", (unsigned long long)counts[i],
+				     counts[i] == 1 ? "" : "s", words[i]);
+}
+
+void output_text_check(const struct store_check_report *report, const struct damage_place *places,
+		       const struct options *options, double elapsed_seconds)
+{
+	output_safe(stdout, options->store);
 	(void)printf(": %s: %llu chunk%s in %llu segment%s, %s", report->is_clean ? "no damage" : "DAMAGED",
 		     (unsigned long long)report->chunks, report->chunks == 1 ? "" : "s",
 		     (unsigned long long)report->segments, report->segments == 1 ? "" : "s",
-		     deep ? "all content read" : "all headers read");
+		     options->deep ? "all content read" : "all headers read");
 	print_elapsed(stdout, elapsed_seconds, 0);
 	(void)putchar('\n');
+	print_repair(&report->repair);
 	print_damages(report, places);
 	print_flaws(report);
 }
@@ -590,6 +607,13 @@ void output_text_rebuild(const char *store, bool dry_run, const struct store_reb
 			     report->lost_chunks == 1 ? "" : "s", dry_run ? "; a rebuild says whose" : "");
 	print_damages(losses, places);
 	print_flaws(&report->found);
+}
+
+void output_text_holes(FILE *to, const struct export_report *report)
+{
+	for (size_t i = 0; i < report->hole_count; i++)
+		(void)fprintf(to, "%llu %llu\n", (unsigned long long)report->holes[i].off_bytes,
+			      (unsigned long long)report->holes[i].len_bytes);
 }
 
 void output_text_export(FILE *to, const char *reference, const char *target, const struct export_report *report)

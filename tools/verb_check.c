@@ -99,11 +99,12 @@ static void free_places(struct damage_place *places, size_t count)
 
 /* ---- the verb ---- */
 
-static int check_store(struct store *store, bool deep, const struct operation *operation,
+static int check_store(struct store *store, const struct options *options, const struct operation *operation,
 		       struct store_check_report *ret_report, double *ret_seconds, struct failure *failure)
 {
 	struct meter meter;
-	const struct store_check_params params = {.deep = deep,
+	const struct store_check_params params = {.deep = options->deep,
+						  .repair = options->repair,
 						  .total_bytes = &meter.total_bytes,
 						  .done_bytes = &meter.done_bytes,
 						  .stop = operation->stop};
@@ -140,10 +141,10 @@ static enum exit_status run_check(const struct command_line *line)
 
 	if (doing == NULL)
 		output_out_of_memory();
-	if (command_line_open_store(line, true, &store, &failure) < 0)
+	if (command_line_open_store(line, !options->repair, &store, &failure) < 0)
 		return report_failure(&failure);
 	progress_begin(options->progress, &operation);
-	result = check_store(store, options->deep, &operation, &report, &seconds, &failure);
+	result = check_store(store, options, &operation, &report, &seconds, &failure);
 	progress_end();
 	if (result == -EINTR && *operation.stop)
 		return report_stop(line, &failure);
@@ -151,9 +152,9 @@ static enum exit_status run_check(const struct command_line *line)
 		return report_failure(&failure);
 	places = find_partitions(store, doing, &report);
 	if (options->json)
-		output_json_check(&report, places, options->deep, seconds);
+		output_json_check(&report, places, options, seconds);
 	else
-		output_text_check(options->store, &report, places, options->deep, seconds);
+		output_text_check(&report, places, options, seconds);
 	free_places(places, report.damage_count);
 	return report.is_clean ? STATUS_DONE : STATUS_DIFFERENT;
 }
@@ -166,12 +167,18 @@ const struct verb verb_check = {
 		       "well, decompressed, and compared with its SHA-256 digest, each piece once, however many images "
 		       "share it.\n\n"
 		       "Damage is told for each disk and image that it concerns: which bytes, in which partition, and "
-		       "why. Nothing is changed, and rounds may run meanwhile. Exit status 0: no damage; 3: damage "
-		       "was found; 1: it could not be told.",
-	.option_count = 2,
-	.options = {{.id = OPTION_DEEP}, {.id = OPTION_PROGRESS}},
-	.example_count = 2,
+		       "why. Nothing is changed, and rounds may run meanwhile. Exit status 0: no damage; 3: there is "
+		       "damage; 1: it could not be told.\n\n"
+		       "With --repair (and --deep, which it implies) content is taken from another record where there "
+		       "is one. All other damaged content is marked: images that have it are listed as damaged, and "
+		       "the next round that meets the same content at any source stores it anew, for all of them. What "
+		       "was marked and is sound again is unmarked. Exit status 0: all is well now; 3: damage is left. "
+		       "A damaged catalog is made anew by 'wherry rebuild'.",
+	.option_count = 3,
+	.options = {{.id = OPTION_DEEP}, {.id = OPTION_REPAIR}, {.id = OPTION_PROGRESS}},
+	.example_count = 3,
 	.examples = {{"wherry check", "quick: is everything there?"},
-		     {"wherry check --deep --json", "all of it, byte for byte, for a program"}},
+		     {"wherry check --deep --json", "all of it, byte for byte, for a program"},
+		     {"wherry check --repair", "mend what can be, mark the rest for the next sync"}},
 	.run = run_check,
 };

@@ -67,7 +67,7 @@ static enum exit_status run_export(const struct command_line *line)
 	AUTO_FREE char *doing = command_line_doing(line);
 	struct operation operation = {.doing = doing};
 	struct failure failure = {.code = 0};
-	struct export_report report = {.size_bytes = 0};
+	AUTO(export_report_free) struct export_report report = {.size_bytes = 0};
 	const char *target = line->arguments[1];
 	bool to_stdout = strcmp(target, "-") == 0;
 	struct store_reference reference;
@@ -83,7 +83,7 @@ static enum exit_status run_export(const struct command_line *line)
 	if (command_line_open_store(line, true, &store, &failure) < 0 || pin_down(store, &reference, &failure) < 0)
 		return report_failure(&failure);
 	progress_begin(line->options.progress, &operation);
-	result = export_run(store, &reference, target, STDOUT_FILENO, &operation, &report, &failure);
+	result = export_run(store, &reference, target, STDOUT_FILENO, line->options.salvage, &operation, &report, &failure);
 	progress_end();
 	if (result == -EINTR && *operation.stop)
 		return report_stop(line, &failure);
@@ -92,9 +92,11 @@ static enum exit_status run_export(const struct command_line *line)
 	format_reference(&reference, name, sizeof(name));
 	if (line->options.json)
 		output_json_export(&reference, reference.which == STORE_LIVE ? 0 : reference.number, target, &report);
+	else if (line->options.salvage)
+		output_text_holes(to_stdout ? stderr : stdout, &report);
 	else
 		output_text_export(to_stdout ? stderr : stdout, name, target, &report);
-	return STATUS_DONE;
+	return report.hole_count == 0 ? STATUS_DONE : STATUS_DIFFERENT;
 }
 
 const struct verb verb_export = {
@@ -106,15 +108,20 @@ const struct verb verb_export = {
 		       "zero; refused if the "
 		       "device is mounted or in use, or smaller than the disk. To '-': to standard output. Every byte "
 		       "is checked on its "
-		       "way out; damage ends the export, and is never written.",
+		       "way out; damage ends the export, and is never written.\n\n"
+		       "With --salvage all that can be read is exported, with zeros in place of the rest, and instead "
+		       "of a summary there is a map of these holes: offset and length in what was exported, in bytes, one "
+		       "line a range; on standard output, or with TARGET '-' on standard error. Exit status 3: there "
+		       "are holes.",
 	.argument_count = 2,
 	.arguments = {{.name = "REF", .kind = ARGUMENT_REFERENCE}, {.name = "TARGET", .kind = ARGUMENT_TARGET}},
-	.option_count = 1,
-	.options = {{.id = OPTION_PROGRESS}},
-	.example_count = 4,
+	.option_count = 2,
+	.options = {{.id = OPTION_SALVAGE}, {.id = OPTION_PROGRESS}},
+	.example_count = 5,
 	.examples = {{"wherry export web01@latest disk.img", "the newest image as a file"},
 		     {"wherry export web01@3 /dev/sdb", "image 3 onto a disk, which boots then"},
 		     {"wherry export web01@3 - | ssh newhost dd of=/dev/vda bs=1M", "to another host"},
-		     {"wherry export web01@3/2 part2.img", "just partition 2"}},
+		     {"wherry export web01@3/2 part2.img", "just partition 2"},
+		     {"wherry export --salvage web01@3 disk.img >holes", "what is left of a damaged image"}},
 	.run = run_export,
 };

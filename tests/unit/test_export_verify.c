@@ -280,6 +280,7 @@ static void put_disk(struct store *store, const char *name, const uint8_t *bytes
 
 /* An operation that is stopped `stop_after_ms` after it was set up, and remembers what it was told. */
 struct watched {
+	bool salvage;
 	struct operation operation;
 	struct notices notices;
 	atomic_bool stop;
@@ -371,7 +372,7 @@ static int export_to(struct store *store, const char *what, const char *target, 
 	struct store_reference reference = reference_to(what);
 
 	failure_clear(failure);
-	return export_run(store, &reference, target, fd, &watched->operation, ret_report, failure);
+	return export_run(store, &reference, target, fd, watched->salvage, &watched->operation, ret_report, failure);
 }
 
 /* One that has to work. */
