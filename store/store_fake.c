@@ -110,8 +110,10 @@ static void power_cut_locked(struct fake *fake)
 {
 	undo_apply(fake);
 	for (size_t i = 0; i < fake->chunks.count; i++) {
-		const struct fake_chunk *chunk = fake->chunks.by_id[i];
+		struct fake_chunk *chunk = fake->chunks.by_id[i];
 
+		if (chunk != NULL)
+			chunk->is_brought = false;
 		if (chunk != NULL && !chunk->is_durable)
 			fake_chunk_drop(&fake->chunks, chunk->id);
 	}

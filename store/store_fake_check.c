@@ -38,6 +38,13 @@ static int check_content(struct fake *fake, const struct fake_chunk *chunk, bool
 	return error == -EBADMSG ? 0 : error;
 }
 
+static void mark_chunk(struct fake_chunk *chunk, bool is_damaged, struct store_repair *repair)
+{
+	repair->sound_chunks += chunk->is_lost && !is_damaged;
+	chunk->is_lost = is_damaged;
+	repair->waiting_chunks += is_damaged;
+}
+
 /* Marks what is damaged of all that a map refers to. */
 static int check_chunks(struct fake *fake, const struct store_check_params *params, bool *ret_damaged,
 			struct store_check_report *report, struct failure *failure)
@@ -56,6 +63,9 @@ static int check_chunks(struct fake *fake, const struct store_check_params *para
 		if (params->deep)
 			error = check_content(fake, chunk, &is_good, failure);
 		ret_damaged[i] = chunk->is_damaged || !is_good;
+		if (params->repair)
+			mark_chunk(fake->chunks.by_id[i], ret_damaged[i], &report->repair);
+		ret_damaged[i] |= chunk->is_lost;
 		report->chunks++;
 		if (params->done_bytes != NULL)
 			atomic_fetch_add(params->done_bytes, record_total_bytes(chunk->stored_bytes));
@@ -114,6 +124,8 @@ int fake_check(struct store *store, const struct store_check_params *params, str
 	struct fake_call call;
 	int error = fake_call_enter(&call, fake_of(store), STORE_FAKE_CHECK, NULL, failure);
 
+	if (error == 0 && params->repair && fake_of(store)->read_only)
+		error = fail(failure, -EROFS, "%s: opened for reading only, it can't be repaired", store->location);
 	if (error == 0)
 		error = check_locked(fake_of(store), params, &report, failure);
 	error = fake_call_leave(&call, error, failure);

@@ -25,7 +25,7 @@ int fake_find_chunks(struct store *store, const uint8_t (*digests)[DIGEST_BYTES]
 	for (size_t i = 0; error == 0 && is_told && i < count; i++) {
 		const struct fake_chunk *chunk = fake_chunk_find(&fake->chunks, digests[i]);
 
-		ret_chunks[i] = chunk == NULL ? 0 : chunk->id;
+		ret_chunks[i] = chunk == NULL || (chunk->is_lost && !chunk->is_brought) ? 0 : chunk->id;
 	}
 	return fake_call_leave(&call, error, failure);
 }
@@ -68,6 +68,9 @@ static int put_chunk_locked(struct fake_view *view, const struct store_encoded *
 		if (error != 0)
 			return error;
 		*ret_new_bytes = record_total_bytes(encoded->stored_bytes);
+	} else if (chunk->is_lost && !chunk->is_brought) {
+		chunk->is_brought = true;
+		*ret_new_bytes = record_total_bytes(encoded->stored_bytes);
 	}
 	*ret_chunk = chunk->id;
 	return 0;
@@ -101,7 +104,8 @@ static int check_change(const struct fake_view *view, const struct store_change 
 
 	if (change->kind != STORE_MAP_CHUNK)
 		return 0;
-	if (chunk == NULL || memcmp(chunk->digest, change->digest, DIGEST_BYTES) != 0)
+	if (chunk == NULL || memcmp(chunk->digest, change->digest, DIGEST_BYTES) != 0 ||
+	    (chunk->is_lost && !chunk->is_brought))
 		return fail(failure, -ESTALE,
 			    "%s: the chunk meant for place %llu was cleaned away; go on from the last commit",
 			    view->view.name, (unsigned long long)change->first_chunk);
@@ -148,6 +152,8 @@ static int make_durable(struct fake *fake, const struct store_change *changes, s
 	for (size_t i = 0; i < count; i++) {
 		struct fake_chunk *chunk = fake_chunk_get(&fake->chunks, changes[i].chunk);
 
+		if (changes[i].kind == STORE_MAP_CHUNK && chunk->is_brought)
+			chunk->is_brought = chunk->is_lost = chunk->is_damaged = false;
 		if (changes[i].kind != STORE_MAP_CHUNK || chunk->is_durable)
 			continue;
 		if (fake->forgets_commits) {

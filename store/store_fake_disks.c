@@ -186,6 +186,18 @@ int fake_list_disks(struct store *store, const char *name, struct store_disk **r
 	return 0;
 }
 
+static bool has_lost(const struct fake *fake, const struct fake_map *map)
+{
+	for (size_t i = 0; i < map->count; i++)
+		for (size_t j = 0; j < STORE_MAP_PAGE_ENTRIES; j++) {
+			store_chunk id = map->pages[i]->entries[j].chunk;
+
+			if (id != 0 && fake_chunk_get(&fake->chunks, id)->is_lost)
+				return true;
+		}
+	return false;
+}
+
 static int describe_image(const struct fake *fake, const struct fake_disk *disk, const struct fake_image *image,
 			  const uint32_t *sharers, struct store_image *ret_item, struct failure *failure)
 {
@@ -197,6 +209,7 @@ static int describe_image(const struct fake *fake, const struct fake_disk *disk,
 	ret_item->size_bytes = image->size_bytes;
 	ret_item->changed_bytes = image->changed_bytes;
 	ret_item->pinned = image->pinned;
+	ret_item->damaged = has_lost(fake, &image->map);
 	ret_item->consistency = image->consistency;
 	ret_item->round = image->round;
 	error = fake_unique_bytes(fake, &image->map, sharers, &ret_item->unique_bytes, failure);

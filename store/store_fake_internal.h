@@ -26,6 +26,8 @@ struct fake_chunk {
 	uint8_t *stored; /* owned */
 	bool is_durable; /* a commit has named it */
 	bool is_damaged;
+	bool is_lost;	 /* marked by a repair: not found until it is brought again */
+	bool is_brought; /* put again since: the commit that names it heals it */
 	struct fake_chunk *next; /* of the same bucket */
 };
 

@@ -149,7 +149,12 @@ int fake_view_map(struct store_view *store_view, uint64_t page, struct store_map
 		memset(ret_map, 0, sizeof(*ret_map));
 		if (found != NULL)
 			memcpy(ret_map->entries, found->entries, sizeof(ret_map->entries));
-		for (size_t i = 0; view->image != NULL && i < STORE_MAP_PAGE_ENTRIES; i++) {
+		for (size_t i = 0; i < STORE_MAP_PAGE_ENTRIES; i++) {
+			store_chunk id = ret_map->entries[i].chunk;
+
+			/* what is lost is to be read */
+			if (view->image == NULL && (id == 0 || !fake_chunk_get(&view->fake->chunks, id)->is_lost))
+				continue;
 			ret_map->entries[i].has_fingerprint = false;
 			memset(ret_map->entries[i].fingerprint, 0, FINGERPRINT_BYTES);
 		}
@@ -187,7 +192,7 @@ int fake_fetch_chunk(const struct fake_view *view, store_chunk id, uint32_t plai
 	if (chunk == NULL)
 		return fail(failure, -EBADMSG, "%s: chunk %llu is not there", view->view.name, (unsigned long long)id);
 	hex_name(chunk->digest, name);
-	if (chunk->is_damaged)
+	if (chunk->is_damaged || chunk->is_lost)
 		return fail(failure, -EBADMSG, "%s: chunk %s...: wrong checksum", view->view.name, name);
 	if (chunk->plain_bytes != plain_bytes)
 		return fail(failure, -EBADMSG, "%s: chunk %s...: has %u bytes instead of %u", view->view.name, name,

@@ -122,6 +122,6 @@ const struct verb verb_export = {
 		     {"wherry export web01@3 /dev/sdb", "image 3 onto a disk, which boots then"},
 		     {"wherry export web01@3 - | ssh newhost dd of=/dev/vda bs=1M", "to another host"},
 		     {"wherry export web01@3/2 part2.img", "just partition 2"},
-		     {"wherry export --salvage web01@3 disk.img >holes", "what is left of a damaged image"}},
+		     {"wherry export --salvage web01@3 disk.img", "what is left of a damaged image"}},
 	.run = run_export,
 };

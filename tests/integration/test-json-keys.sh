@@ -56,7 +56,7 @@ sync_keys="disk:text image:int? round:int resumed:bool consistency:consistency f
 disk_keys="name:text size_bytes:int images:int live_generation:int mirror_of:text? open_by:text? parent:text?
 	sector_bytes:int created_at:time keep:int? level:int? limit_bytes_per_second:int?"
 image_keys="disk:text number:int created_at:time size_bytes:int changed_bytes:int unique_bytes:int label:text?
-	pinned:bool in_use:bool in_use_by:text? consistency:consistency round:int? details:object?"
+	pinned:bool damaged:bool in_use:bool in_use_by:text? consistency:consistency round:int? details:object?"
 round_keys="disk:text number:int state:state source:text started_at:time finished_at:time? total_bytes:int
 	done_bytes:int read_bytes:int left_out_bytes:int zero_bytes:int changed_bytes:int stored_bytes:int sent_bytes:int
 	error:text?"
@@ -152,7 +152,7 @@ expect_equal 'false [4,5]' "$(json_get '"\(.dry_run) \([.deleted[].image])"')"
 say "export"
 document export web01@3 exported --progress=none
 export_keys="disk:text image:int? partition:int? target:text size_bytes:int data_bytes:int target_bytes:int
-	elapsed_seconds:seconds bytes_per_second:int"
+	elapsed_seconds:seconds bytes_per_second:int holes:ranges"
 check_object . "$export_keys"
 expect_equal "web01 3 null exported" "$(json_get '"\(.disk) \(.image) \(.partition) \(.target)"')"
 document export web01 exported --progress=none
@@ -170,10 +170,14 @@ check_object '.differences[0]' "offset:int length:int"
 
 say "check"
 check_keys="ok:bool deep:bool chunks:int segments:int elapsed_seconds:seconds damaged:(type==\"array\")
-	damaged_not_listed:int flaws:(type==\"array\") flaws_not_listed:int"
+	damaged_not_listed:int flaws:(type==\"array\") flaws_not_listed:int repair:object?"
 document check --progress=none
 check_object . "$check_keys"
+expect_equal null "$(json_get .repair)"
 expect_equal "true false 0 0" "$(json_get '"\(.ok) \(.deep) \(.damaged | length) \(.flaws | length)"')"
+document check --repair --progress=none
+check_object . "$check_keys"
+check_object .repair "mended_chunks:int sound_chunks:int waiting_chunks:int unknown_chunks:int"
 segment=$(find "$WHERRY_STORE/segments" -name '*.seg')
 cp "$segment" whole-segment
 truncate -s 16K "$segment"

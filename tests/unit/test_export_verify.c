@@ -801,6 +801,19 @@ static void damage_is_named_and_never_written(void **state)
 	free(reading.bytes);
 	assert_int_equal(close(ends[0]), 0);
 
+	/* salvaged: all but the damage, which is listed */
+	watched.salvage = true;
+	assert_int_equal(export_to(store, "d@1", path, -1, &watched, &report, &failure), 0);
+	assert_int_equal(report.hole_count, 1);
+	assert_int_equal(report.holes[0].off_bytes, bad_bytes);
+	assert_int_equal(report.holes[0].len_bytes, 65536);
+	assert_int_equal(report.data_bytes, size_bytes - 65536);
+	export_report_free(&report);
+	AUTO_FREE uint8_t *with_hole = memcpy(new_zeros(size_bytes), bytes, size_bytes);
+	memset(with_hole + bad_bytes, 0, 65536);
+	assert_file_holds(path, with_hole, size_bytes);
+	assert_int_equal(unlink(path), 0);
+
 	damage_chunk(store, bytes + bad_bytes, 65536, false);
 	(void)do_export(store, "d@1", path);
 	assert_file_holds(path, bytes, size_bytes);

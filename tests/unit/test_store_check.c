@@ -587,6 +587,93 @@ static void ranges_that_touch_are_one(void **state)
 
 #define test(name) cmocka_unit_test_setup_teardown(name, make_one, remove_one)
 
+static const struct store_repair *repair(struct one *one)
+{
+	const struct store_check_params params = {.deep = true, .repair = true};
+
+	store_check_report_free(&one->report);
+	must(store_check(one->store, &params, &one->report, why()));
+	return &one->report.repair;
+}
+
+static void commit_again(struct one *one, uint64_t place)
+{
+	const struct store_reference live = {.disk = "web01", .which = STORE_LIVE};
+	struct store_change change = {.first_chunk = place, .chunk_count = 1, .kind = STORE_MAP_CHUNK};
+	struct store_encoded encoded;
+	struct store_view *view;
+	uint8_t plain[CHUNK];
+	uint64_t new_bytes;
+
+	must(store_view_open(one->store, &live, VIEW_WRITE, "test", &view, why()));
+	for (size_t k = 0; k < CHUNK; k++)
+		plain[k] = (uint8_t) "a line of text\n"[(k + place) % 15] ^ (k % 511 == 0 ? (uint8_t)place : 0);
+	must(hasher_digest(one->scratch->hasher, plain, CHUNK, change.digest, why()));
+	must(store_find_chunks(one->store, &change.digest, 1, &change.chunk, why()));
+	assert_int_equal(change.chunk, 0);
+	must(store_encode_chunk(one->scratch, 3, change.digest, plain, CHUNK, &encoded, why()));
+	must(store_put_chunk(view, &encoded, &change.chunk, &new_bytes, why()));
+	must(store_commit(view, &change, 1, NULL, why()));
+	store_view_close(view);
+}
+
+/* Header and payload alike: the digest is in the header, or in the log. */
+static void what_was_marked_is_healed_by_the_commit_that_brings_it(void **state)
+{
+	struct one *one = *state;
+	struct catalog_location second = locate(one, 2), third = locate(one, 3), now;
+	struct store_image *images;
+	size_t count;
+
+	flip(one, second.off_bytes + 20);
+	flip(one, third.off_bytes + 64);
+	assert_int_equal(repair(one)->waiting_chunks, 2);
+	assert_int_equal(one->report.repair.unknown_chunks, 0);
+	assert_false(one->report.is_clean);
+	assert_false(check(one, false)->is_clean);
+	must(store_list_images(one->store, NULL, &images, &count, why()));
+	assert_true(images[0].damaged);
+	store_images_free(images, count);
+	now = locate(one, 3);
+	assert_int_equal(now.off_bytes, third.off_bytes); /* it may come back */
+
+	commit_again(one, 1);
+	assert_int_equal(repair(one)->waiting_chunks, 1);
+	commit_again(one, 2);
+	assert_int_equal(repair(one)->waiting_chunks, 0);
+	assert_true(check(one, true)->is_clean);
+	must(store_list_images(one->store, NULL, &images, &count, why()));
+	assert_false(images[0].damaged);
+	store_images_free(images, count);
+	now = locate(one, 3);
+	assert_true(now.segment != third.segment || now.off_bytes != third.off_bytes);
+}
+
+static void what_is_sound_again_is_unmarked(void **state)
+{
+	struct one *one = *state;
+	struct catalog_location second = locate(one, 2);
+
+	flip(one, second.off_bytes + 64);
+	assert_int_equal(repair(one)->waiting_chunks, 1);
+	flip(one, second.off_bytes + 64);
+	assert_false(check(one, true)->is_clean); /* nobody reads what is marked */
+	assert_int_equal(repair(one)->sound_chunks, 1);
+	assert_true(one->report.is_clean);
+	assert_true(check(one, true)->is_clean);
+}
+
+static void a_repair_needs_a_deep_check_and_a_store_to_write_to(void **state)
+{
+	struct one *one = *state;
+	const struct store_check_params shallow = {.repair = true}, params = {.deep = true, .repair = true};
+
+	assert_int_equal(store_check(one->store, &shallow, &one->report, why()), -EINVAL);
+	store_close(one->store);
+	must(store_open_local(one->path, &(struct store_options){.read_only = true}, &one->store, why()));
+	assert_int_equal(store_check(one->store, &params, &one->report, why()), -EROFS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -605,6 +692,9 @@ int main(void)
 		test(rows_that_cannot_be_read_are_damage),
 		test(chunks_without_a_place_are_damage),
 		test(wrong_counts_are_flaws),
+		test(what_was_marked_is_healed_by_the_commit_that_brings_it),
+		test(what_is_sound_again_is_unmarked),
+		test(a_repair_needs_a_deep_check_and_a_store_to_write_to),
 		cmocka_unit_test(report_is_bounded_and_in_order),
 		cmocka_unit_test(ranges_that_touch_are_one),
 	};

@@ -374,6 +374,53 @@ static void check_names_who_has_damaged_chunks(void **state)
 	store_check_report_free(&report);
 }
 
+/* As in a local store (test_store_check.c). */
+static void what_a_repair_marked_is_healed_by_a_commit(void **state)
+{
+	const struct store_check_params quick = {.deep = false}, repair = {.deep = true, .repair = true};
+	const struct store_image_params image_params = {.label = NULL};
+	struct fixture *fixture = *state;
+	struct store_check_report report;
+	struct store_change change = {.chunk = 0};
+	struct store_image *images;
+	struct store_view *view;
+	store_chunk found = 0;
+	uint32_t number;
+	uint8_t byte;
+	size_t count;
+
+	assert_int_equal(store_check(fixture->store, &(struct store_check_params){.repair = true}, &report, why()), -EINVAL);
+	must(open_web01(fixture, VIEW_WRITE, &view));
+	must(commit_byte(fixture, view, 0, 5));
+	must(put(fixture, view, 5, &change));
+	must(store_create_image(view, &image_params, &number, why()));
+	must(store_find_chunks(fixture->store, &change.digest, 1, &found, why()));
+	assert_int_not_equal(found, 0);
+	assert_int_equal(store_fake_damage(fixture->store, change.digest, true), 0);
+	must(store_check(fixture->store, &repair, &report, why()));
+	assert_int_equal(report.repair.waiting_chunks, 1);
+	assert_int_equal(report.damage_count, 2);
+	store_check_report_free(&report);
+	must(store_list_images(fixture->store, NULL, &images, &count, why()));
+	assert_true(count == 1 && images[0].damaged);
+	store_images_free(images, count);
+	must(store_find_chunks(fixture->store, &change.digest, 1, &found, why()));
+	assert_int_equal(found, 0);
+	assert_int_equal(store_commit(view, &change, 1, NULL, why()), -ESTALE); /* found before, marked since */
+	assert_int_equal(read_byte(fixture, view, 0, &byte), -EBADMSG);
+
+	must(commit_byte(fixture, view, 0, 5));
+	must(read_byte(fixture, view, 0, &byte));
+	assert_int_equal(byte, 5);
+	store_view_close(view);
+	must(store_check(fixture->store, &quick, &report, why()));
+	assert_true(report.is_clean);
+	store_check_report_free(&report);
+	must(store_list_images(fixture->store, NULL, &images, &count, why()));
+	assert_true(count == 1 && !images[0].damaged);
+	store_images_free(images, count);
+}
+
 static void wrong_digest_is_found_out(void **state)
 {
 	struct fixture *fixture = *state;
@@ -640,6 +687,7 @@ int main(void)
 		TEST(delay_keeps_nobody_else_waiting),
 		TEST(damaged_chunk_is_refused_until_mended),
 		TEST(check_names_who_has_damaged_chunks),
+		TEST(what_a_repair_marked_is_healed_by_a_commit),
 		TEST(wrong_digest_is_found_out),
 		TEST(commit_of_a_round_that_is_over_is_found_out),
 		TEST(cleaned_away_chunk_makes_its_commit_stale),
