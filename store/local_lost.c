@@ -36,11 +36,13 @@ static int load_ids(struct looking *looking, struct failure *failure)
 	struct catalog_lost after = { .chunk = 0 };
 	size_t total = 0, count = 0;
 
+	if (list == NULL)
+		return fail_errno(failure, -ENOMEM, "images");
 	do {
 		uint64_t *grown = reallocarray(ids, total + LOST_A_LOOK, sizeof(*ids));
 		int result;
 
-		if (list == NULL || grown == NULL)
+		if (grown == NULL)
 			return fail_errno(failure, -ENOMEM, "images");
 		ids = grown;
 		result = catalog_lost_list(looking->catalog, after.digest, list, LOST_A_LOOK, &count, failure);

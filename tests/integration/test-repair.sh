@@ -3,7 +3,6 @@
 # Damage in content that two disks and several images share: check --repair marks it, images say so, export --salvage
 # gives all the rest and a map that is exactly right, and the next sync of an unchanged source heals all of them.
 # timeout: 120
-# asan: yes
 . "$(dirname "$0")/functions.sh"
 requires openssl jq cmp qemu-nbd qemu-img qemu-io
 
