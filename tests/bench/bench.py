@@ -147,6 +147,22 @@ def block_ranges(text):
         yield int(first), int(last or first)
 
 
+def data_chunks(path):
+    """Those that aren't in holes of the file."""
+    chunks = set()
+    with open(path, "rb") as file:
+        size, at = file.seek(0, os.SEEK_END), 0
+        while at < size:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            chunks.update(range(at // CHUNK, (end + CHUNK - 1) // CHUNK))
+            at = end
+    return chunks
+
+
 class Layout:
     """What of the disk is in use, and what of that is content of files, in the words of dumpe2fs and debugfs."""
 
@@ -176,6 +192,8 @@ class Layout:
             if blocks.strip(b"."):
                 self.used.append(chunk + shift)
         self.used.append(size // CHUNK - 1)
+        held = data_chunks(disk)
+        self.used = [chunk for chunk in self.used if chunk in held]
         self.content = [block for block in range(count) if state[block] == ord("c")]
         self.content_set = set(self.content)
 
@@ -213,7 +231,8 @@ class Layout:
 def stored_bytes(path):
     if os.path.isfile(path):
         return os.path.getsize(path)
-    return sum(os.path.getsize(os.path.join(where, name)) for where, _, names in os.walk(path) for name in names)
+    return sum(os.path.getsize(os.path.join(where, name)) for where, _, names in os.walk(path) for name in names
+               if (where, name) != (path, "reserve"))  # wherry's: 40 MiB for hard times, whatever the store holds
 
 
 def forget_pages(path):
