@@ -263,10 +263,15 @@ class Bench:
         with open(f"{self.work}/log", "w+b") as log, open(stdin or os.devnull, "rb") as source:
             process = subprocess.Popen(["time", "-q", "-f", "%e %U %S %M", "-o", once, "--"] + command, stdin=source,
                                        stdout=subprocess.PIPE if into_pipe else log, stderr=log, env=self.environment,
-                                       cwd=self.work)
-            if into_pipe:
-                subprocess.run(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL, check=True)
-            status = process.wait()
+                                       cwd=self.work, start_new_session=True)
+            try:
+                if into_pipe:
+                    subprocess.run(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL, check=True)
+                status = process.wait()
+            except BaseException:  # Ctrl-C: nothing goes on in a folder that is about to be removed
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+                raise
             log.seek(0)
             said = log.read().decode(errors="replace")
         if status != 0:
