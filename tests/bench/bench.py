@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -247,6 +248,17 @@ def load_pages(path):
             pass
 
 
+def end_group(process):
+    """The command and all that it started: SIGTERM, and SIGKILL for what is there after ten seconds."""
+    for attempt in range(200):
+        try:
+            os.killpg(process.pid, signal.SIGKILL if attempt == 100 else signal.SIGTERM if attempt == 0 else 0)
+        except ProcessLookupError:
+            return
+        process.poll()
+        time.sleep(0.1)
+
+
 class Bench:
     def __init__(self, work, options):
         self.work = work
@@ -269,8 +281,7 @@ class Bench:
                     subprocess.run(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL, check=True)
                 status = process.wait()
             except BaseException:  # Ctrl-C: nothing goes on in a folder that is about to be removed
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
+                end_group(process)
                 raise
             log.seek(0)
             said = log.read().decode(errors="replace")
