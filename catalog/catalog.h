@@ -331,6 +331,12 @@ int catalog_lost_add(struct catalog *catalog, const uint8_t digest[CATALOG_DIGES
  */
 int catalog_lost_mark(struct catalog *catalog, uint64_t chunk, const uint8_t digest[CATALOG_DIGEST_BYTES],
 		      struct failure *failure);
+/*
+ * One reference more, and one less: for whoever is about to refer to it, so that it doesn't go with its last one meanwhile. In the same
+ * transaction.
+ */
+int catalog_lost_hold(struct catalog *catalog, uint64_t chunk, struct failure *failure);
+int catalog_lost_release(struct catalog *catalog, uint64_t chunk, struct failure *failure);
 /* *ret_chunk is 0 when no chunk of that digest is lost. */
 int catalog_lost_find(struct catalog *catalog, const uint8_t digest[CATALOG_DIGEST_BYTES], uint64_t *ret_chunk,
 		      struct failure *failure);

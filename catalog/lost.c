@@ -53,6 +53,16 @@ int catalog_lost_add(struct catalog *catalog, const uint8_t digest[CATALOG_DIGES
 	return result;
 }
 
+int catalog_lost_hold(struct catalog *catalog, uint64_t chunk, struct failure *failure)
+{
+	return chunk_refer(catalog, chunk, 1, NULL, failure);
+}
+
+int catalog_lost_release(struct catalog *catalog, uint64_t chunk, struct failure *failure)
+{
+	return chunk_refer(catalog, chunk, -1, NULL, failure);
+}
+
 int catalog_lost_mark(struct catalog *catalog, uint64_t chunk, const uint8_t digest[CATALOG_DIGEST_BYTES],
 		      struct failure *failure)
 {

@@ -362,18 +362,37 @@ struct replay {
 	struct rebuilding *rebuilding;
 	struct catalog_disk disk;
 	struct catalog_change *changes; /* as many as an entry may have */
+	uint64_t *held;			/* lost chunks that the entry refers to, LOG_ENTRY_MOST_CHUNKS */
+	size_t held_count;
 	uint64_t last;			/* entry of the chain */
 };
 
-static int find_or_lose(struct rebuilding *rebuilding, const uint8_t digest[DIGEST_BYTES], uint64_t *ret_chunk)
+/* What is lost goes with its last reference, and the entry may take that away in one place and refer to it in the next: it is held meanwhile. */
+static int find_or_lose(struct replay *replay, const uint8_t digest[DIGEST_BYTES], uint64_t *ret_chunk)
 {
+	struct rebuilding *rebuilding = replay->rebuilding;
 	struct catalog *catalog = rebuilding->local->writer;
 	int result = local_find_committed(rebuilding->local, catalog, digest, ret_chunk, rebuilding->failure);
 
-	if (result == 0 && *ret_chunk == 0)
-		result = catalog_lost_find(catalog, digest, ret_chunk, rebuilding->failure);
+	if (result < 0 || *ret_chunk != 0)
+		return result;
+	result = catalog_lost_find(catalog, digest, ret_chunk, rebuilding->failure);
 	if (result == 0 && *ret_chunk == 0)
 		result = catalog_lost_add(catalog, digest, ret_chunk, rebuilding->failure);
+	if (result == 0)
+		result = catalog_lost_hold(catalog, *ret_chunk, rebuilding->failure);
+	if (result == 0)
+		replay->held[replay->held_count++] = *ret_chunk;
+	return result;
+}
+
+static int release_held(struct replay *replay)
+{
+	int result = 0;
+
+	while (result == 0 && replay->held_count > 0)
+		result = catalog_lost_release(replay->rebuilding->local->writer, replay->held[--replay->held_count],
+					      replay->rebuilding->failure);
 	return result;
 }
 
@@ -403,12 +422,14 @@ static int replay_extents(struct replay *replay, const struct log_entry *entry)
 			int result;
 
 			*change = (struct catalog_change){ .first = run->first_chunk + j, .count = 1, .kind = CATALOG_CHUNK };
-			result = find_or_lose(rebuilding, run->digests[j], &change->chunk);
+			result = find_or_lose(replay, run->digests[j], &change->chunk);
 			if (result < 0)
 				return result;
 		}
 	}
-	return local_apply_changes_locked(rebuilding->local, &replay->disk, replay->changes, count, rebuilding->failure);
+	int result = local_apply_changes_locked(rebuilding->local, &replay->disk, replay->changes, count, rebuilding->failure);
+
+	return result == 0 ? release_held(replay) : result;
 }
 
 /* The name may be taken: by a disk whose removal was lost. */
@@ -663,6 +684,7 @@ static void replay_release(struct replay *replay)
 {
 	catalog_disk_release(&replay->disk);
 	free(replay->changes);
+	free(replay->held);
 }
 
 static int replay_chain(struct rebuilding *rebuilding, const uint8_t uuid[DISK_UUID_BYTES], uint64_t last, uint64_t newest)
@@ -674,7 +696,8 @@ static int replay_chain(struct rebuilding *rebuilding, const uint8_t uuid[DISK_U
 	int result = 0;
 
 	replay.changes = calloc(LOG_ENTRY_MOST_CHUNKS + LOG_ENTRY_MOST_RUNS, sizeof(*replay.changes));
-	if (replay.changes == NULL)
+	replay.held = calloc(LOG_ENTRY_MOST_CHUNKS, sizeof(*replay.held));
+	if (replay.changes == NULL || replay.held == NULL)
 		return fail_errno(rebuilding->failure, -ENOMEM, "rebuild");
 	for (uint64_t sequence = 1; result == 0 && sequence <= last; sequence++) {
 		struct catalog_found found;

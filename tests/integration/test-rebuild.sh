@@ -204,3 +204,26 @@ done
 mv aside "$first"
 rebuild 0
 expect_exit 0 wherry check --deep --json --progress=none
+
+say "a log whose chunks are all lost, and that moved them around"
+make_store
+random_file swapped 1M swapped
+sync_disk swapped other
+content_segment=$WHERRY_STORE/segments/01/00000001.seg
+sync_apart() {
+	expect_exit 0 flock "$content_segment" wherry sync "$@" --no-image --progress=none # it has to append elsewhere
+}
+sync_apart swapped web01
+dd if=swapped of=moved bs=64K count=3 skip=3 status=none
+dd if=swapped of=moved bs=64K seek=3 count=3 status=none
+dd if=swapped of=moved bs=64K seek=6 skip=6 status=none
+cp moved swapped
+sync_apart swapped web01
+mv "$content_segment" aside
+rebuild 3
+expect_equal "$((1024 * 1024))" \
+	"$(json_get '[.damaged[] | select(.disk == "web01") | .length] | add')" "all of web01"
+expect_error "lost" wherry export web01 out --progress=none
+mv aside "$content_segment"
+rebuild 0
+check_export web01 swapped
