@@ -83,14 +83,16 @@ for error in EIO EROFS ENOSPC EDQUOT; do
 done
 for from in 4 12 20 28 36; do # 40: behind the libraries
 	refused openat EMFILE $((from + 40)) wherry sync source web01 --progress=none
-	refused pread64 EIO $((from * 2)) wherry export web01@1 out --progress=none
+	refused pread64 EIO $((from * 2 + 4)) wherry export web01@1 out --progress=none
 done
 expect_exit 0 wherry delete web01@1 || true
 for call in pwrite64 fdatasync unlinkat fsync pread64; do
+	behind=1
+	[[ $call != pread64 ]] || behind=12 # the loader's come first
 	random_number 6
-	refused $call EIO $((NUMBER + 1)) wherry gc --progress=none
+	refused $call EIO $((NUMBER + behind)) wherry gc --progress=none
 	random_number 6
-	refused $call EIO $((NUMBER + 1)) wherry rebuild --progress=none
+	refused $call EIO $((NUMBER + behind)) wherry rebuild --progress=none
 	[[ -e $WHERRY_STORE/catalog.db ]] || expect_exit 0 wherry rebuild --progress=none
 done
 say "  $failures failed"
