@@ -465,7 +465,7 @@ static int empty_segment(struct cleaning *cleaning, struct catalog_segment *segm
 	for (unsigned pass = 0; pass < PASSES_MOST; pass++) {
 		size_t left = 0;
 
-		for (size_t first = 0, count; first < list.count;) {
+		for (size_t first = 0, count = 0; first < list.count;) {
 			result = decide_batch(cleaning, segment->number, &list, &first, &count, failure);
 			if (result == 0 && count > 0)
 				result = move_batch(cleaning, segment->number, count, failure);

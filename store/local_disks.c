@@ -149,6 +149,7 @@ int local_create_disk(struct store *store, const struct store_disk_params *param
 	result = catalog_disk_insert(local->writer, &disk, failure);
 	if (result == 0)
 		result = local_log_locked(local, &disk, &entry, failure);
+	disk.created_at = entry.time_seconds; /* as a rebuild would have it */
 	if (result == 0 && disk.mirror_of != NULL) /* the entry that makes a disk has no room for it */
 		result = log_policy_locked(local, &disk, failure);
 	if (result == 0)

@@ -160,7 +160,6 @@ static int insert_image_locked(struct local_store *local, struct catalog_disk *d
 	struct catalog_image image = { .disk = disk->id,
 				       .number = disk->next_image,
 				       .generation = disk->generation,
-				       .created_at = time(NULL),
 				       .size_bytes = disk->size_bytes,
 				       .changed_bytes = disk->changed_bytes,
 				       .label = label,
@@ -182,9 +181,10 @@ static int insert_image_locked(struct local_store *local, struct catalog_disk *d
 		return fail_errno(failure, -ENOMEM, "image");
 	if (disk->next_image == UINT32_MAX || disk->generation == UINT32_MAX)
 		return fail(failure, -ENOSPC, "disk %s: out of image numbers", disk->name);
-	result = catalog_image_insert(local->writer, &image, failure);
+	result = local_log_locked(local, disk, &entry, failure);
+	image.created_at = entry.time_seconds; /* as a rebuild would have it */
 	if (result == 0)
-		result = local_log_locked(local, disk, &entry, failure);
+		result = catalog_image_insert(local->writer, &image, failure);
 	if (result < 0)
 		return result;
 	disk->generation++;

@@ -126,7 +126,7 @@ rebuild 0
 listing before
 expect_exit 0 wherry rebuild --dry-run --json --progress=none
 kills=0
-for ((i = 0; i < 16; i++)); do
+for ((i = 0; i < 10; i++)); do
 	case $((i % 4)) in
 	0) call=unlinkat most=6 ;;
 	1) call=renameat most=2 ;;
@@ -147,7 +147,7 @@ for ((i = 0; i < 16; i++)); do
 	fi
 done
 say "  $kills kills"
-expect_number "kills >= 4"
+expect_number "kills >= 3"
 rebuild 0
 same_as_before
 
