@@ -35,7 +35,6 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <libnbd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -44,6 +43,7 @@
 
 #include "common/cleanup.h"
 #include "common/units.h"
+#include "syncer/libnbd_calls.h"
 #include "syncer/source_nbd_uri.h"
 
 enum {
@@ -129,8 +129,8 @@ struct nbd_source {
 	uint64_t maximum_bytes; /* payload; a multiple of it */
 	bool is_lost;
 	char why_lost[256];
-	bool wants_one_piece;  /* reads are answered in one piece (LIBNBD_CMD_FLAG_DF) */
-	double heard_at;       /* when the server last took or gave bytes, or was asked first */
+	bool wants_one_piece; /* reads are answered in one piece (LIBNBD_CMD_FLAG_DF) */
+	double heard_at;      /* when the server last took or gave bytes, or was asked first */
 	struct nbd_job jobs[MOST_JOBS];
 	struct nbd_job *first_waiting;
 	struct nbd_job *last_waiting;
@@ -153,7 +153,7 @@ static struct nbd_source *nbd_of(struct source *source)
 /* libnbd's last error without the name of the call in front, which tells a user nothing. */
 static const char *last_error(void)
 {
-	const char *text = nbd_get_error();
+	const char *text = libnbd->get_error();
 	const char *colon;
 
 	if (text == NULL)
@@ -164,7 +164,7 @@ static const char *last_error(void)
 
 static int last_errno(int otherwise)
 {
-	int code = nbd_get_errno();
+	int code = libnbd->get_errno();
 
 	return code > 0 ? -code : otherwise;
 }
@@ -181,9 +181,9 @@ static void lose(struct nbd_source *nbd, const char *why)
 
 static void check_connection(struct nbd_source *nbd)
 {
-	if (nbd_aio_is_dead(nbd->handle) != 0)
+	if (libnbd->aio_is_dead(nbd->handle) != 0)
 		lose(nbd, last_error());
-	else if (nbd_aio_is_closed(nbd->handle) != 0)
+	else if (libnbd->aio_is_closed(nbd->handle) != 0)
 		lose(nbd, "the server has closed the connection");
 }
 
@@ -196,8 +196,8 @@ static int fail_lost(const struct nbd_source *nbd, struct failure *failure)
 /* Waits for the socket, at most timeout_ms (-1: for ever, 0: not at all), and lets libnbd do what can be done. */
 static void turn(struct nbd_source *nbd, int timeout_ms)
 {
-	unsigned direction = nbd_aio_get_direction(nbd->handle);
-	struct pollfd socket = {.fd = nbd_aio_get_fd(nbd->handle)};
+	unsigned direction = libnbd->aio_get_direction(nbd->handle);
+	struct pollfd socket = {.fd = libnbd->aio_get_fd(nbd->handle)};
 	int ready;
 	int result = 0;
 
@@ -213,9 +213,9 @@ static void turn(struct nbd_source *nbd, int timeout_ms)
 	nbd->heard_at = units_monotonic_seconds();
 	/* One of the two: the state may be another after it. */
 	if ((direction & LIBNBD_AIO_DIRECTION_READ) != 0 && (socket.revents & (POLLIN | POLLHUP | POLLERR)) != 0)
-		result = nbd_aio_notify_read(nbd->handle);
+		result = libnbd->aio_notify_read(nbd->handle);
 	else if ((socket.revents & (POLLOUT | POLLHUP | POLLERR)) != 0)
-		result = nbd_aio_notify_write(nbd->handle);
+		result = libnbd->aio_notify_write(nbd->handle);
 	if (result < 0)
 		lose(nbd, last_error());
 	check_connection(nbd);
@@ -316,7 +316,8 @@ static bool is_complete(const struct nbd_job *job)
 	return job->commands == 0 && !job->is_queued;
 }
 
-/* "In one piece" is a wish that a server may decline for more than 64 KiB (NBD protocol, NBD_CMD_FLAG_DF): in pieces then. */
+/* "In one piece" is a wish that a server may decline for more than 64 KiB (NBD protocol, NBD_CMD_FLAG_DF): in pieces
+ * then. */
 static bool start_again_in_pieces(struct nbd_source *nbd, struct nbd_job *job)
 {
 	if (job->error != -EOVERFLOW || job->is_second_try)
@@ -341,9 +342,11 @@ static int complete_command(void *opaque, int *error)
 	return 1; /* retire the command */
 }
 
-static int ignore_chunk(void *opaque, const void *data, size_t len_bytes, uint64_t off_bytes, unsigned status, int *error)
+static int ignore_chunk(void *opaque, const void *data, size_t len_bytes, uint64_t off_bytes, unsigned status,
+			int *error)
 {
-	(void)opaque; /* libnbd has put it where it belongs, and checks that all of it came; an error comes with the completion */
+	(void)opaque; /* libnbd has put it where it belongs, and checks that all of it came; an error comes with the
+			 completion */
 	(void)data;
 	(void)len_bytes;
 	(void)off_bytes;
@@ -358,9 +361,9 @@ static int64_t ask_for(struct nbd_source *nbd, void *target, size_t len_bytes, u
 	nbd_chunk_callback chunk = {.callback = ignore_chunk};
 
 	if (nbd->wants_one_piece)
-		return nbd_aio_pread_structured(nbd->handle, target, len_bytes, off_bytes, chunk, completion,
-						LIBNBD_CMD_FLAG_DF);
-	return nbd_aio_pread(nbd->handle, target, len_bytes, off_bytes, completion, 0);
+		return libnbd->aio_pread_structured(nbd->handle, target, len_bytes, off_bytes, chunk, completion,
+						    LIBNBD_CMD_FLAG_DF);
+	return libnbd->aio_pread(nbd->handle, target, len_bytes, off_bytes, completion, 0);
 }
 
 /* One piece of a job. */
@@ -604,7 +607,7 @@ static int ask_status(struct nbd_source *nbd, uint64_t off_bytes, struct failure
 	}
 	if (nbd->commands == 0)
 		nbd->heard_at = units_monotonic_seconds();
-	if (nbd_aio_block_status(nbd->handle, query->len_bytes, query->off_bytes, extent, completion, 0) < 0) {
+	if (libnbd->aio_block_status(nbd->handle, query->len_bytes, query->off_bytes, extent, completion, 0) < 0) {
 		query->error = last_errno(-EIO);
 		query->is_done = true;
 		check_connection(nbd);
@@ -840,11 +843,11 @@ static int list_bitmaps(struct nbd_source *nbd, double deadline_seconds, struct 
 	nbd_completion_callback completion = {.callback = complete_option, .user_data = nbd};
 	bool was_answered = true;
 
-	if (nbd_add_meta_context(nbd->handle, bitmap_prefix) < 0)
+	if (libnbd->add_meta_context(nbd->handle, bitmap_prefix) < 0)
 		return fail_no_memory(nbd, failure);
-	if (nbd_aio_opt_list_meta_context(nbd->handle, context, completion) >= 0)
+	if (libnbd->aio_opt_list_meta_context(nbd->handle, context, completion) >= 0)
 		was_answered = wait_until(nbd, &answer->is_done, deadline_seconds);
-	(void)nbd_clear_meta_contexts(nbd->handle); /* can't fail while negotiating, and doesn't matter when lost */
+	(void)libnbd->clear_meta_contexts(nbd->handle); /* can't fail while negotiating, and doesn't matter when lost */
 	nbd->base.dirty_bitmaps = join_names(answer, "\n");
 	if (answer->is_out_of_memory || nbd->base.dirty_bitmaps == NULL)
 		return fail_no_memory(nbd, failure);
@@ -903,8 +906,8 @@ static int choose_contexts(struct nbd_source *nbd, const char *bitmap, struct fa
 		nbd->dirty_context = NULL;
 		return fail_no_memory(nbd, failure);
 	}
-	if (nbd_add_meta_context(nbd->handle, allocation_context) < 0 ||
-	    (bitmap != NULL && nbd_add_meta_context(nbd->handle, nbd->dirty_context) < 0))
+	if (libnbd->add_meta_context(nbd->handle, allocation_context) < 0 ||
+	    (bitmap != NULL && libnbd->add_meta_context(nbd->handle, nbd->dirty_context) < 0))
 		return fail(failure, last_errno(-EINVAL), "%s: %s", nbd->base.info.name, last_error());
 	return 0;
 }
@@ -914,7 +917,7 @@ static int fail_refused_export(struct nbd_source *nbd, int error, double deadlin
 {
 	AUTO_FREE char *names = NULL;
 	AUTO_FREE char *why = strdup(last_error()); /* before another call */
-	AUTO_FREE char *export_name = nbd_get_export_name(nbd->handle);
+	AUTO_FREE char *export_name = libnbd->get_export_name(nbd->handle);
 	nbd_list_callback callback = {.callback = take_export, .user_data = nbd};
 	nbd_completion_callback completion = {.callback = complete_option, .user_data = nbd};
 	struct option_answer *answer = begin_option(nbd);
@@ -926,7 +929,8 @@ static int fail_refused_export(struct nbd_source *nbd, int error, double deadlin
 	if (error != -ENOENT)
 		return fail(failure, error, "%s: the server refuses export \"%s\": %s", nbd->base.info.name,
 			    export_name, strncmp(why, "handshake: ", 11) == 0 ? why + 11 : why);
-	if (nbd_aio_is_negotiating(nbd->handle) == 1 && nbd_aio_opt_list(nbd->handle, callback, completion) >= 0)
+	if (libnbd->aio_is_negotiating(nbd->handle) == 1 &&
+	    libnbd->aio_opt_list(nbd->handle, callback, completion) >= 0)
 		(void)wait_until(nbd, &answer->is_done, deadline_seconds); /* without a list the message is shorter */
 	names = join_names(answer, ", ");
 	if (names == NULL || names[0] == '\0')
@@ -948,7 +952,7 @@ static int negotiate(struct nbd_source *nbd, const char *bitmap, double deadline
 	if (error < 0)
 		return error;
 	answer = begin_option(nbd);
-	if (nbd_aio_opt_go(nbd->handle, completion) < 0)
+	if (libnbd->aio_opt_go(nbd->handle, completion) < 0)
 		return fail(failure, last_errno(-EPROTO), "%s: %s", nbd->base.info.name, last_error());
 	if (!wait_until(nbd, &answer->is_done, deadline_seconds))
 		return fail_lost(nbd, failure);
@@ -961,7 +965,7 @@ static int negotiate(struct nbd_source *nbd, const char *bitmap, double deadline
  * kernel tells at once. */
 static void watch_peer(struct nbd_source *nbd)
 {
-	int fd = nbd_aio_get_fd(nbd->handle);
+	int fd = libnbd->aio_get_fd(nbd->handle);
 	const int on = 1;
 	const int idle_seconds = 30;
 	const int interval_seconds = 10;
@@ -978,8 +982,12 @@ static void watch_peer(struct nbd_source *nbd)
 static int configure(struct nbd_source *nbd, struct failure *failure)
 {
 	const uint32_t transports = LIBNBD_ALLOW_TRANSPORT_TCP | LIBNBD_ALLOW_TRANSPORT_UNIX;
+	int error;
 
-	nbd->handle = nbd_create();
+	error = libnbd_load(failure);
+	if (error < 0)
+		return error;
+	nbd->handle = libnbd->create();
 	if (nbd->handle == NULL)
 		return fail(failure, last_errno(-ENOMEM), "%s: %s", nbd->base.info.name, last_error());
 	/*
@@ -987,10 +995,10 @@ static int configure(struct nbd_source *nbd, struct failure *failure)
 	 * that is no multiple of the server's block size is asked for nevertheless, so libnbd must not refuse that by
 	 * itself.
 	 */
-	if (nbd_set_uri_allow_transports(nbd->handle, transports) < 0 ||
-	    nbd_set_uri_allow_tls(nbd->handle, LIBNBD_TLS_ALLOW) < 0 ||
-	    nbd_set_uri_allow_local_file(nbd->handle, true) < 0 || nbd_set_opt_mode(nbd->handle, true) < 0 ||
-	    nbd_set_strict_mode(nbd->handle, LIBNBD_STRICT_MASK & ~LIBNBD_STRICT_ALIGN) < 0)
+	if (libnbd->set_uri_allow_transports(nbd->handle, transports) < 0 ||
+	    libnbd->set_uri_allow_tls(nbd->handle, LIBNBD_TLS_ALLOW) < 0 ||
+	    libnbd->set_uri_allow_local_file(nbd->handle, true) < 0 || libnbd->set_opt_mode(nbd->handle, true) < 0 ||
+	    libnbd->set_strict_mode(nbd->handle, LIBNBD_STRICT_MASK & ~LIBNBD_STRICT_ALIGN) < 0)
 		return fail(failure, last_errno(-EINVAL), "%s: %s", nbd->base.info.name, last_error());
 	return 0;
 }
@@ -1012,9 +1020,9 @@ static int fail_connect(struct nbd_source *nbd, int error, const char *why, stru
 
 static int connect_to(struct nbd_source *nbd, const char *uri, double deadline_seconds, struct failure *failure)
 {
-	if (nbd_aio_connect_uri(nbd->handle, uri) < 0)
+	if (libnbd->aio_connect_uri(nbd->handle, uri) < 0)
 		return fail_connect(nbd, last_errno(-EINVAL), last_error(), failure);
-	while (nbd_aio_is_negotiating(nbd->handle) != 1 && nbd_aio_is_ready(nbd->handle) != 1) {
+	while (libnbd->aio_is_negotiating(nbd->handle) != 1 && libnbd->aio_is_ready(nbd->handle) != 1) {
 		double left_seconds = deadline_seconds - units_monotonic_seconds();
 		int error;
 
@@ -1034,7 +1042,7 @@ static int connect_to(struct nbd_source *nbd, const char *uri, double deadline_s
 /* 0: the server doesn't say. */
 static uint64_t get_block_size(const struct nbd_source *nbd, int which)
 {
-	int64_t bytes = nbd_get_block_size(nbd->handle, which);
+	int64_t bytes = libnbd->get_block_size(nbd->handle, which);
 
 	return bytes > 0 ? (uint64_t)bytes : 0;
 }
@@ -1064,7 +1072,7 @@ static int check_block_sizes(struct nbd_source *nbd, struct failure *failure)
 static int look_at_export(struct nbd_source *nbd, struct failure *failure)
 {
 	struct source_info *info = &nbd->base.info;
-	int64_t size_bytes = nbd_get_size(nbd->handle);
+	int64_t size_bytes = libnbd->get_size(nbd->handle);
 	int error;
 
 	if (size_bytes < 0) /* an error, or a size of 2^63 and more that became negative */
@@ -1083,16 +1091,16 @@ static int look_at_export(struct nbd_source *nbd, struct failure *failure)
 	if (info->align_bytes > BUFFER_ALIGN_BYTES)
 		info->align_bytes = BUFFER_ALIGN_BYTES;
 	info->most_in_flight = NBD_MOST_IN_FLIGHT;
-	info->is_read_only = nbd_is_read_only(nbd->handle) == 1;
+	info->is_read_only = libnbd->is_read_only(nbd->handle) == 1;
 	/*
-	 * In one piece where the server can: qemu-nbd (7.2) answers a sector that can't be read with an error then, and otherwise by dropping the
-	 * connection. Holes have been asked for anyhow.
+	 * In one piece where the server can: qemu-nbd (7.2) answers a sector that can't be read with an error then, and
+	 * otherwise by dropping the connection. Holes have been asked for anyhow.
 	 */
-	nbd->wants_one_piece = nbd_can_df(nbd->handle) == 1;
+	nbd->wants_one_piece = libnbd->can_df(nbd->handle) == 1;
 	nbd->base.grain_bytes = nbd->minimum_bytes < 512 ? 512 : (uint32_t)nbd->minimum_bytes;
-	nbd->has_map[MAP_ALLOCATION] = nbd_can_meta_context(nbd->handle, allocation_context) == 1;
+	nbd->has_map[MAP_ALLOCATION] = libnbd->can_meta_context(nbd->handle, allocation_context) == 1;
 	nbd->has_map[MAP_DIRTY] =
-		nbd->dirty_context != NULL && nbd_can_meta_context(nbd->handle, nbd->dirty_context) == 1;
+		nbd->dirty_context != NULL && libnbd->can_meta_context(nbd->handle, nbd->dirty_context) == 1;
 	if (nbd->dirty_context != NULL && !nbd->has_map[MAP_DIRTY])
 		return fail_no_bitmap(nbd, nbd->dirty_context + sizeof(bitmap_prefix) - 1, failure);
 	return 0;
@@ -1108,11 +1116,11 @@ static void say_goodbye(struct nbd_source *nbd)
 
 	if (nbd->is_lost || nbd->commands > 0)
 		return;
-	if (nbd_aio_is_ready(nbd->handle) == 1)
-		error = nbd_aio_disconnect(nbd->handle, 0);
-	else if (nbd_aio_is_negotiating(nbd->handle) == 1)
-		error = nbd_aio_opt_abort(nbd->handle);
-	while (error == 0 && !nbd->is_lost && nbd_aio_is_closed(nbd->handle) == 0 &&
+	if (libnbd->aio_is_ready(nbd->handle) == 1)
+		error = libnbd->aio_disconnect(nbd->handle, 0);
+	else if (libnbd->aio_is_negotiating(nbd->handle) == 1)
+		error = libnbd->aio_opt_abort(nbd->handle);
+	while (error == 0 && !nbd->is_lost && libnbd->aio_is_closed(nbd->handle) == 0 &&
 	       units_monotonic_seconds() < deadline_seconds)
 		turn(nbd, GOODBYE_MS);
 }
@@ -1123,7 +1131,7 @@ static void nbd_source_close(struct source *source)
 
 	if (nbd->handle != NULL) {
 		say_goodbye(nbd);
-		nbd_close(nbd->handle); /* after this nobody writes into a buffer any more */
+		libnbd->close(nbd->handle); /* after this nobody writes into a buffer any more */
 	}
 	for (unsigned i = 0; i < MOST_JOBS; i++)
 		free(nbd->jobs[i].bounce);
@@ -1161,7 +1169,7 @@ static int open_nbd(struct nbd_source *nbd, const char *uri, const struct source
 	if (error < 0)
 		return error;
 	/* A server of the oldest kind doesn't negotiate: it has one export, and no contexts. */
-	if (nbd_aio_is_negotiating(nbd->handle) == 1)
+	if (libnbd->aio_is_negotiating(nbd->handle) == 1)
 		error = negotiate(nbd, options->dirty_bitmap, deadline_seconds, failure);
 	else if (options->dirty_bitmap != NULL)
 		error = fail_no_bitmap(nbd, options->dirty_bitmap, failure);

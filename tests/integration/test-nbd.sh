@@ -232,6 +232,13 @@ cursor_is_kept() {
 	[[ $(wherry rounds hangs --json | jq '.rounds[-1].done_bytes') -gt 0 ]]
 }
 
+say "libnbd is only needed for NBD: a broken one is named by the round that wants it, and by nothing else"
+mkdir broken
+: >broken/libnbd.so.0
+expect_error "libnbd.so.0: file too short; install the package libnbd0" \
+	env LD_LIBRARY_PATH=broken "$WHERRY" sync "nbd+unix:///?socket=none" web01
+expect_exit 0 env LD_LIBRARY_PATH=broken "$WHERRY" images web01
+
 say "a server that hangs: what was read becomes durable all the same, and the round can be stopped"
 hang
 wait_until 20 cursor_is_kept
