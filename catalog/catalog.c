@@ -608,6 +608,17 @@ static int catalog_inode(const struct catalog *catalog, uint64_t *ret_inode, str
 	return 0;
 }
 
+/* In transactions under the lock: a rebuild holds it while it puts another database in this one's place. */
+static int check_is_current(const struct catalog *catalog, struct failure *failure)
+{
+	uint64_t inode = 0;
+	int result = catalog_inode(catalog, &inode, failure);
+
+	if (result == 0 && inode != catalog->inode)
+		return fail(failure, -ESTALE, "catalog %s: it was made anew meanwhile; run this again", catalog->path);
+	return result;
+}
+
 int catalog_open_named(const char *store_path, const char *name, int locks_fd, const char *lock_name, bool read_only,
 		       struct catalog **ret_catalog, struct failure *failure)
 {
@@ -630,6 +641,8 @@ int catalog_open_named(const char *store_path, const char *name, int locks_fd, c
 	if (result == 0)
 		result = catalog_open_database(catalog, failure);
 	if (result == 0)
+		result = check_is_current(catalog, failure); /* it was opened by name after the look at its inode */
+	if (result == 0)
 		result = catalog_configure(catalog, failure);
 	if (result == 0)
 		result = catalog_check_format(catalog, failure);
@@ -648,15 +661,9 @@ int catalog_open(const char *store_path, int locks_fd, bool read_only, struct ca
 
 /* ---- transactions ---- */
 
-/* Under the lock: a rebuild holds it while it puts another database in this one's place. */
-static int check_is_current(const struct catalog *catalog, struct failure *failure)
+uint64_t catalog_database(const struct catalog *catalog)
 {
-	uint64_t inode = 0;
-	int result = catalog_inode(catalog, &inode, failure);
-
-	if (result == 0 && inode != catalog->inode)
-		return fail(failure, -ESTALE, "catalog %s: it was made anew meanwhile; run this again", catalog->path);
-	return result;
+	return catalog->inode;
 }
 
 static int catalog_lock(struct catalog *catalog, int wait_ms, struct failure *failure)

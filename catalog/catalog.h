@@ -57,6 +57,8 @@ int catalog_open(const char *store_path, int locks_fd, bool read_only, struct ca
 		 struct failure *failure);
 /* Rolls back what was not committed. Moves the write-ahead log into the database if nobody else is at it. NULL is fine. */
 void catalog_close(struct catalog *catalog);
+/* Names the database file: another number after a rebuild has put a new one in its place, while this handle is open. */
+uint64_t catalog_database(const struct catalog *catalog);
 
 /* -EBUSY after two minutes of waiting for another writer. Not nested. */
 int catalog_begin(struct catalog *catalog, struct failure *failure);
@@ -231,12 +233,23 @@ uint64_t catalog_tag(const uint8_t digest[CATALOG_DIGEST_BYTES]);
 /* The segment of a chunk whose record is lost. */
 enum { CATALOG_NO_SEGMENT = 0 };
 
+#ifndef CATALOG_CHUNK_PAGE_ENTRIES
+#define CATALOG_CHUNK_PAGE_ENTRIES 64 /* five rows fill a page of the database; of 256 chunks it would be one, and a quarter empty */
+#endif
+
 /* A new chunk with no reference yet; ids ascend from 1. In a transaction. */
 int catalog_chunk_add(struct catalog *catalog, const struct catalog_location *location, uint64_t *ret_chunk,
 		      struct failure *failure);
 /* -ENOENT without a message when there is no such chunk (cleaned away). */
 int catalog_chunk_get(struct catalog *catalog, uint64_t chunk, struct catalog_location *ret_location,
 		      struct failure *failure);
+/*
+ * All chunks of the page that `chunk` is in, ids from chunk - chunk % CATALOG_CHUNK_PAGE_ENTRIES on; stored_bytes is 0
+ * where there is none. For readers who'd rather not ask for each: a place found once stays that record's, or its
+ * segment is gone (neither ids nor segment numbers are used twice), so it may be kept and tried.
+ */
+int catalog_chunk_get_page(struct catalog *catalog, uint64_t chunk,
+			   struct catalog_location ret_locations[CATALOG_CHUNK_PAGE_ENTRIES], struct failure *failure);
 /* Ids of chunks with this tag, at most `most`; nearly always 0 or 1. The digest in the record decides. */
 int catalog_chunk_find(struct catalog *catalog, uint64_t tag, uint64_t *ret_chunks, size_t most, size_t *ret_count,
 		       struct failure *failure);

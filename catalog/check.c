@@ -252,7 +252,7 @@ static int check_chunk(void *opaque, uint64_t chunk, const struct catalog_locati
 		return result;
 	if (location == NULL) {
 		say(check, FLAW_ROW, "catalog", "the row of chunks %" PRIu64 " to %" PRIu64 " can't be read", chunk,
-		    chunk + CHUNK_PAGE_ENTRIES - 1);
+		    chunk + CATALOG_CHUNK_PAGE_ENTRIES - 1);
 		return 0;
 	}
 	*id_slot(check, check->references, chunk) -= location->references * number_of(check, chunk);

@@ -179,7 +179,7 @@ int segment_live_flush(struct catalog *catalog, struct failure *failure)
 
 static bool chunk_page_is_empty(const struct chunk_page *page)
 {
-	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i++)
+	for (unsigned i = 0; i < CATALOG_CHUNK_PAGE_ENTRIES; i++)
 		if (page->chunks[i].stored_bytes != 0)
 			return false;
 	return true;
@@ -319,10 +319,10 @@ void chunk_cache_drop(struct catalog *catalog)
 int chunk_at(struct catalog *catalog, uint64_t chunk, struct chunk_page **ret_page,
 	     struct catalog_location **ret_location, struct failure *failure)
 {
-	int result = chunk_page_get(catalog, chunk / CHUNK_PAGE_ENTRIES, ret_page, failure);
+	int result = chunk_page_get(catalog, chunk / CATALOG_CHUNK_PAGE_ENTRIES, ret_page, failure);
 
 	if (result == 0)
-		*ret_location = &(*ret_page)->chunks[chunk % CHUNK_PAGE_ENTRIES];
+		*ret_location = &(*ret_page)->chunks[chunk % CATALOG_CHUNK_PAGE_ENTRIES];
 	return result;
 }
 
@@ -446,6 +446,17 @@ int catalog_chunk_get(struct catalog *catalog, uint64_t chunk, struct catalog_lo
 		return -ENOENT;
 	*ret_location = *location;
 	return 0;
+}
+
+int catalog_chunk_get_page(struct catalog *catalog, uint64_t chunk,
+			   struct catalog_location ret_locations[CATALOG_CHUNK_PAGE_ENTRIES], struct failure *failure)
+{
+	struct chunk_page *page;
+	int result = chunk_page_get(catalog, chunk / CATALOG_CHUNK_PAGE_ENTRIES, &page, failure);
+
+	if (result == 0)
+		memcpy(ret_locations, page->chunks, sizeof(page->chunks));
+	return result;
 }
 
 int catalog_chunk_find(struct catalog *catalog, uint64_t tag, uint64_t *ret_chunks, size_t most, size_t *ret_count,

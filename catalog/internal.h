@@ -96,18 +96,15 @@ enum statement {
 	STATEMENT_COUNT,
 };
 
-#ifndef CHUNK_PAGE_ENTRIES
-#define CHUNK_PAGE_ENTRIES 64 /* five rows fill a page of the database; of 256 chunks it would be one, and a quarter empty */
-#endif
 enum { STORED_MOST_BYTES = INT32_MAX };
 struct chunk_page {
-	uint64_t number; /* chunk ids number * CHUNK_PAGE_ENTRIES … */
+	uint64_t number; /* chunk ids number * CATALOG_CHUNK_PAGE_ENTRIES … */
 	bool is_dirty;
 	bool is_loaded;
-	struct catalog_location chunks[CHUNK_PAGE_ENTRIES]; /* stored_bytes 0: no such chunk */
+	struct catalog_location chunks[CATALOG_CHUNK_PAGE_ENTRIES]; /* stored_bytes 0: no such chunk */
 };
 /* Chunk pages being worked on, by page number; direct-mapped. Dirty ones are written when they're displaced and at commit. */
-enum { CHUNK_CACHE_SLOTS = 32768 / CHUNK_PAGE_ENTRIES };
+enum { CHUNK_CACHE_SLOTS = 32768 / CATALOG_CHUNK_PAGE_ENTRIES };
 
 /* What a transaction did to live_bytes of segments, summed up until commit. */
 struct live_change {

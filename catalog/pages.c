@@ -11,7 +11,7 @@
  *   past:  runs, each: varint skip (chunks not mentioned before it), varint (count << 2 | kind), varint since, for CHUNK as above; then
  *          varint skip (chunks not mentioned behind the last), which is there even if 0: CATALOG_PAGE_ENTRIES chunks are covered, and
  *          a blob that was cut short isn't taken for whole. At least one run
- *   chunk: CHUNK_PAGE_ENTRIES times: varint stored_bytes (0: no such chunk, nothing follows), varint references, zigzag (segment - the one before),
+ *   chunk: CATALOG_CHUNK_PAGE_ENTRIES times: varint stored_bytes (0: no such chunk, nothing follows), varint references, zigzag (segment - the one before),
  *          zigzag (off_bytes / 8 - where the one before ended), 6 bytes tag
  *
  * Decoding believes nothing: every count is checked against what is left of the page, and the blob must end exactly where the
@@ -213,7 +213,7 @@ void chunk_page_encode(const struct chunk_page *page, struct byte_writer *writer
 {
 	int64_t segment = 0, end_units = 0;
 
-	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i++) {
+	for (unsigned i = 0; i < CATALOG_CHUNK_PAGE_ENTRIES; i++) {
 		const struct catalog_location *at = &page->chunks[i];
 		uint8_t tag[8];
 
@@ -267,7 +267,7 @@ int chunk_page_decode(const void *blob, size_t len_bytes, struct chunk_page *ret
 	int64_t segment = 0, end_units = 0;
 
 	memset(ret_page->chunks, 0, sizeof(ret_page->chunks));
-	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i++) {
+	for (unsigned i = 0; i < CATALOG_CHUNK_PAGE_ENTRIES; i++) {
 		uint64_t stored_bytes = byte_reader_varint(&reader);
 
 		if (stored_bytes != 0 &&

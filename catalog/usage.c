@@ -46,8 +46,8 @@ int catalog_segment_list(struct catalog *catalog, uint32_t after, size_t most, s
 static int visit_page(const struct chunk_page *page, uint64_t first, uint64_t end, catalog_chunk_visit_fn visit,
 		      void *opaque)
 {
-	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i++) {
-		uint64_t chunk = page->number * CHUNK_PAGE_ENTRIES + i;
+	for (unsigned i = 0; i < CATALOG_CHUNK_PAGE_ENTRIES; i++) {
+		uint64_t chunk = page->number * CATALOG_CHUNK_PAGE_ENTRIES + i;
 		int result;
 
 		if (page->chunks[i].stored_bytes == 0 || chunk < first || chunk >= end)
@@ -73,15 +73,15 @@ int catalog_chunk_walk(struct catalog *catalog, uint64_t first, uint64_t end, ca
 		return fail_errno(failure, -ENOMEM, "catalog");
 	if (first >= end)
 		return 0;
-	bind_u64(query, 1, first / CHUNK_PAGE_ENTRIES);
-	bind_u64(query, 2, (end - 1) / CHUNK_PAGE_ENTRIES);
+	bind_u64(query, 1, first / CATALOG_CHUNK_PAGE_ENTRIES);
+	bind_u64(query, 2, (end - 1) / CATALOG_CHUNK_PAGE_ENTRIES);
 	while ((result = catalog_step(catalog, query, failure)) == 1) {
 		bool bad = false;
 
-		page->number = column_u64(query, 0, ((uint64_t)1 << 62) / CHUNK_PAGE_ENTRIES, &bad);
+		page->number = column_u64(query, 0, ((uint64_t)1 << 62) / CATALOG_CHUNK_PAGE_ENTRIES, &bad);
 		if (bad ||
 		    chunk_page_decode(sqlite3_column_blob(query, 1), (size_t)sqlite3_column_bytes(query, 1), page) < 0)
-			result = visit(opaque, page->number * CHUNK_PAGE_ENTRIES, NULL);
+			result = visit(opaque, page->number * CATALOG_CHUNK_PAGE_ENTRIES, NULL);
 		else
 			result = visit_page(page, first, end, visit, opaque);
 		if (result != 0)

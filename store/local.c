@@ -364,10 +364,12 @@ static const struct store_ops local_ops = {
 
 static struct local_store *local_allocate(const char *path)
 {
+	static _Atomic uint64_t stores; /* how many this process has opened */
 	struct local_store *local = calloc(1, sizeof(*local));
 
 	if (local == NULL)
 		return NULL;
+	local->serial = ++stores;
 	local->folder_fd = local->segments_fd = local->locks_fd = -1;
 	local->base.ops = &local_ops;
 	local->base.location = strdup(path);
@@ -438,6 +440,28 @@ int store_open_local(const char *path, const struct store_options *options, stru
 
 /* ---- handles for reading ---- */
 
+static void catalog_close_at(struct catalog **catalog)
+{
+	catalog_close(*catalog);
+}
+
+/* All of a store's handles must be of one database: ids of chunks from one mean nothing in another. */
+static int open_reader(struct local_store *local, struct catalog **ret_catalog, struct failure *failure)
+{
+	AUTO(catalog_close_at) struct catalog *catalog = NULL;
+	uint64_t expected = 0;
+	int result = catalog_open(local->base.location, local->locks_fd, true, &catalog, failure);
+
+	if (result < 0)
+		return result;
+	if (!atomic_compare_exchange_strong(&local->database, &expected, catalog_database(catalog)) &&
+	    expected != catalog_database(catalog))
+		return fail(failure, -ESTALE, "store %s: its catalog was made anew meanwhile; run this again",
+			    local->base.location);
+	*ret_catalog = take_ptr(catalog);
+	return 0;
+}
+
 int local_reader_take(struct local_store *local, struct catalog **ret_catalog, struct failure *failure)
 {
 	{
@@ -447,7 +471,7 @@ int local_reader_take(struct local_store *local, struct catalog **ret_catalog, s
 			return 0;
 		}
 	}
-	return catalog_open(local->base.location, local->locks_fd, true, ret_catalog, failure);
+	return open_reader(local, ret_catalog, failure);
 }
 
 void local_reader_give(struct local_store *local, struct catalog *catalog)

@@ -49,6 +49,8 @@ struct local_store {
 	bool read_only;
 	uint8_t id[STORE_ID_BYTES];
 	int folder_fd, segments_fd, locks_fd;
+	_Atomic uint64_t database; /* which one the handles for reading are of; 0: none yet */
+	uint64_t serial; /* of the stores that this process has opened: tells one from another at the same address */
 	struct segment_reader *reader;
 
 	pthread_mutex_t write_lock;

@@ -762,7 +762,7 @@ static void refreshing_another_chunk_is_refused(void **state)
 /* More pages of chunks than there is room to remember, each touched twice: displaced in between. */
 static void transaction_larger_than_the_cache_adds_up(void **state)
 {
-	enum { MANY = (CHUNK_CACHE_SLOTS + 40) * CHUNK_PAGE_ENTRIES };
+	enum { MANY = (CHUNK_CACHE_SLOTS + 40) * CATALOG_CHUNK_PAGE_ENTRIES };
 	struct two *two = *state;
 	struct failure failure = {.code = 0};
 	struct catalog_disk disk;

@@ -288,7 +288,7 @@ static void each_lost_reference_is_found(void **state)
 		sqlite3_stmt *put_row = NULL;
 		char what[32];
 
-		for (unsigned i = 1; i < CHUNK_PAGE_ENTRIES; i++)
+		for (unsigned i = 1; i < CATALOG_CHUNK_PAGE_ENTRIES; i++)
 			assert_done(catalog_chunk_get(one->catalog, i, &page->chunks[i], &failure), &failure);
 		chunk_page_encode(page, &before);
 		page->chunks[index].references += 1 + n % 3;

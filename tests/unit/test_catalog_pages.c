@@ -98,7 +98,7 @@ static void fill_chunk_page(struct chunk_page *page)
 	uint32_t segment = 1, off_bytes = 0;
 
 	memset(page, 0, sizeof(*page));
-	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i++) {
+	for (unsigned i = 0; i < CATALOG_CHUNK_PAGE_ENTRIES; i++) {
 		struct catalog_location *at = &page->chunks[i];
 
 		if (random_below(8) == 0)
@@ -130,7 +130,7 @@ static void assert_same_entries(const struct catalog_entry *a, const struct cata
 
 static void assert_same_chunks(const struct chunk_page *a, const struct chunk_page *b)
 {
-	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i++) {
+	for (unsigned i = 0; i < CATALOG_CHUNK_PAGE_ENTRIES; i++) {
 		assert_true(a->chunks[i].tag == b->chunks[i].tag);
 		assert_true(a->chunks[i].segment == b->chunks[i].segment);
 		assert_true(a->chunks[i].off_bytes == b->chunks[i].off_bytes);
@@ -440,7 +440,7 @@ static void chunk_page_bytes_are_as_documented(void **state)
 {
 	AUTO_FREE struct chunk_page *page = calloc(1, sizeof(*page));
 	AUTO(byte_writer_free) struct byte_writer writer = BYTE_WRITER_EMPTY;
-	uint8_t expected[24 + CHUNK_PAGE_ENTRIES - 3] = {
+	uint8_t expected[24 + CATALOG_CHUNK_PAGE_ENTRIES - 3] = {
 		0, /* no chunk of that id */
 		100,  2,    2 * 7, 2 * 8, 0xf1,
 		0xde, 0xbc, 0x9a,  0x78,  0x56, /* segment 7, at 64 */
@@ -454,7 +454,7 @@ static void chunk_page_bytes_are_as_documented(void **state)
 	page->chunks[2] = (struct catalog_location){
 		.stored_bytes = 50, .references = 1, .segment = 7, .off_bytes = 232, .tag = 1};
 	chunk_page_encode(page, &writer);
-	assert_blob(&writer, expected, 21 + CHUNK_PAGE_ENTRIES - 3);
+	assert_blob(&writer, expected, 21 + CATALOG_CHUNK_PAGE_ENTRIES - 3);
 }
 
 static void first_round_takes_little_more_than_fingerprints(void **state)
@@ -497,9 +497,9 @@ static void impossible_values_are_bad(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		uint8_t blob[24 + CHUNK_PAGE_ENTRIES] = {0};
+		uint8_t blob[24 + CATALOG_CHUNK_PAGE_ENTRIES] = {0};
 		/* a page of chunks goes on with the others, which aren't there */
-		size_t len_bytes = cases[i].len_bytes + (cases[i].format == 2 ? CHUNK_PAGE_ENTRIES - 1 : 0);
+		size_t len_bytes = cases[i].len_bytes + (cases[i].format == 2 ? CATALOG_CHUNK_PAGE_ENTRIES - 1 : 0);
 
 		memcpy(blob, cases[i].blob, cases[i].len_bytes);
 		if (decode_exactly(&formats[cases[i].format], blob, len_bytes, page) != -EBADMSG)

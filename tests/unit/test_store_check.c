@@ -336,7 +336,7 @@ struct mover {
 static const char *move_chunk(struct one *one, uint64_t id)
 {
 	struct local_store *local = local_of(one->store);
-	struct chunk_page *page = &local->writer->chunk_cache[id / CHUNK_PAGE_ENTRIES % CHUNK_CACHE_SLOTS];
+	struct chunk_page *page = &local->writer->chunk_cache[id / CATALOG_CHUNK_PAGE_ENTRIES % CHUNK_CACHE_SLOTS];
 	const uint8_t zeros[RECORD_HEADER_BYTES] = {0};
 	struct catalog_location at;
 	struct record_header header;
@@ -350,7 +350,7 @@ static const char *move_chunk(struct one *one, uint64_t id)
 	    segment_writer_append(local->segment, &header, stored, &off_bytes, NULL) < 0)
 		return "moving a chunk";
 	local->segment_is_dirty = true;
-	page->chunks[id % CHUNK_PAGE_ENTRIES].off_bytes = (uint32_t)off_bytes;
+	page->chunks[id % CATALOG_CHUNK_PAGE_ENTRIES].off_bytes = (uint32_t)off_bytes;
 	page->is_dirty = true;
 	if (local_end_locked(local, NULL) < 0)
 		return "committing the move of a chunk";
