@@ -6,9 +6,9 @@
  *     ready     in the table; in the list as well while nobody has it pinned
  *     failed    out of the table; freed by the last who waited for it
  *
- * Only what is in the list can be thrown out, so pinned entries may take a shard over its share for as long as they are: by a chunk
- * for each thread that is reading. The length is part of the key, for the last chunk of a disk may be another's whole one.
- * A buffer that is thrown out is used again for what comes in: the same pages, warm and mapped.
+ * Only what is in the list can be thrown out, so pinned entries may take a shard over its share for as long as they
+ * are: by a chunk for each thread that is reading. The length is part of the key, for the last chunk of a disk may be
+ * another's whole one. A buffer that is thrown out is used again for what comes in: the same pages, warm and mapped.
  *
  * Lock order: nothing else is locked while a shard is.
  */
@@ -21,13 +21,14 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "store/store_ops.h"
 
 enum { SHARDS_MOST = 16, SHARD_LEAST_BYTES = 8 << 20, BYTES_A_BUCKET = 32 << 10 };
 
 enum entry_state { ENTRY_LOADING, ENTRY_READY, ENTRY_FAILED };
 
 struct cached_chunk {
-	const struct store *store;
+	uint64_t store; /* its serial number */
 	store_chunk chunk;
 	uint32_t plain_bytes;
 	enum entry_state state;
@@ -54,9 +55,9 @@ struct chunk_cache {
 	struct shard shards[SHARDS_MOST];
 };
 
-static uint64_t mix(const struct store *store, store_chunk chunk, uint32_t plain_bytes)
+static uint64_t mix(uint64_t store, store_chunk chunk, uint32_t plain_bytes)
 {
-	uint64_t value = chunk * 0x9e3779b97f4a7c15u ^ (uint64_t)(uintptr_t)store ^ (uint64_t)plain_bytes << 40;
+	uint64_t value = chunk * 0x9e3779b97f4a7c15u ^ store << 20 ^ (uint64_t)plain_bytes << 40;
 
 	value ^= value >> 32;
 	value *= 0xd6e8feb86659fd93u;
@@ -137,13 +138,12 @@ uint64_t chunk_cache_bytes(const struct chunk_cache *cache)
 
 /* ---- within a shard, locked ---- */
 
-static struct cached_chunk **place_of(struct shard *shard, uint64_t hash, const struct store *store, store_chunk chunk,
+static struct cached_chunk **place_of(struct shard *shard, uint64_t hash, uint64_t store, store_chunk chunk,
 				      uint32_t plain_bytes)
 {
 	struct cached_chunk **at = &shard->buckets[hash / SHARDS_MOST & (shard->bucket_count - 1)];
 
-	while (*at != NULL &&
-	       ((*at)->chunk != chunk || (*at)->store != store || (*at)->plain_bytes != plain_bytes))
+	while (*at != NULL && ((*at)->chunk != chunk || (*at)->store != store || (*at)->plain_bytes != plain_bytes))
 		at = &(*at)->next_in_bucket;
 	return at;
 }
@@ -194,8 +194,8 @@ static uint8_t *make_room(const struct chunk_cache *cache, struct shard *shard, 
 }
 
 /* A new entry in the table, pinned once, that is being loaded. NULL: no memory. */
-static struct cached_chunk *insert(const struct chunk_cache *cache, struct shard *shard, uint64_t hash,
-				   const struct store *store, store_chunk chunk, uint32_t plain_bytes)
+static struct cached_chunk *insert(const struct chunk_cache *cache, struct shard *shard, uint64_t hash, uint64_t store,
+				   store_chunk chunk, uint32_t plain_bytes)
 {
 	struct cached_chunk *entry = calloc(1, sizeof(*entry));
 	struct cached_chunk **bucket = &shard->buckets[hash / SHARDS_MOST & (shard->bucket_count - 1)];
@@ -258,7 +258,7 @@ static struct shard *shard_of(struct chunk_cache *cache, uint64_t hash)
 }
 
 /* Pinned: ready, or (*ret_is_ours) for the caller to load. NULL: no memory. */
-static struct cached_chunk *find_or_insert(struct chunk_cache *cache, const struct store *store, store_chunk chunk,
+static struct cached_chunk *find_or_insert(struct chunk_cache *cache, uint64_t store, store_chunk chunk,
 					   uint32_t plain_bytes, bool *ret_is_ours)
 {
 	uint64_t hash = mix(store, chunk, plain_bytes);
@@ -284,14 +284,14 @@ int chunk_cache_get(struct chunk_cache *cache, const struct store *store, store_
 		    chunk_load *load, void *opaque, struct cached_chunk **ret_chunk, struct failure *failure)
 {
 	bool is_ours = false;
-	struct cached_chunk *entry = find_or_insert(cache, store, chunk, plain_bytes, &is_ours);
+	struct cached_chunk *entry = find_or_insert(cache, store->serial, chunk, plain_bytes, &is_ours);
 	int result = 0;
 
 	if (entry == NULL)
 		return fail(failure, -ENOMEM, "cache: no memory");
 	if (is_ours) {
 		result = load(opaque, chunk, entry->plain, plain_bytes, failure);
-		finish_loading(shard_of(cache, mix(store, chunk, plain_bytes)), entry, result == 0);
+		finish_loading(shard_of(cache, mix(store->serial, chunk, plain_bytes)), entry, result == 0);
 	}
 	if (result < 0)
 		return result;
@@ -302,10 +302,10 @@ int chunk_cache_get(struct chunk_cache *cache, const struct store *store, store_
 struct cached_chunk *chunk_cache_find(struct chunk_cache *cache, const struct store *store, store_chunk chunk,
 				      uint32_t plain_bytes)
 {
-	uint64_t hash = mix(store, chunk, plain_bytes);
+	uint64_t hash = mix(store->serial, chunk, plain_bytes);
 	struct shard *shard = shard_of(cache, hash);
 	WITH_LOCK(&shard->lock);
-	struct cached_chunk *entry = *place_of(shard, hash, store, chunk, plain_bytes);
+	struct cached_chunk *entry = *place_of(shard, hash, store->serial, chunk, plain_bytes);
 
 	if (entry == NULL || entry->state != ENTRY_READY)
 		return NULL;
@@ -331,24 +331,24 @@ void chunk_cache_put(struct chunk_cache *cache, struct cached_chunk *chunk)
 
 bool chunk_cache_has(struct chunk_cache *cache, const struct store *store, store_chunk chunk, uint32_t plain_bytes)
 {
-	uint64_t hash = mix(store, chunk, plain_bytes);
+	uint64_t hash = mix(store->serial, chunk, plain_bytes);
 	struct shard *shard = shard_of(cache, hash);
 	WITH_LOCK(&shard->lock);
 
-	return *place_of(shard, hash, store, chunk, plain_bytes) != NULL;
+	return *place_of(shard, hash, store->serial, chunk, plain_bytes) != NULL;
 }
 
 void chunk_cache_keep(struct chunk_cache *cache, const struct store *store, store_chunk chunk, const void *plain,
 		      uint32_t plain_bytes)
 {
 	bool is_ours = false;
-	struct cached_chunk *entry = find_or_insert(cache, store, chunk, plain_bytes, &is_ours);
+	struct cached_chunk *entry = find_or_insert(cache, store->serial, chunk, plain_bytes, &is_ours);
 
 	if (entry == NULL)
 		return;
 	if (is_ours) {
 		memcpy(entry->plain, plain, plain_bytes);
-		finish_loading(shard_of(cache, mix(store, chunk, plain_bytes)), entry, true);
+		finish_loading(shard_of(cache, mix(store->serial, chunk, plain_bytes)), entry, true);
 	}
 	chunk_cache_put(cache, entry);
 }

@@ -16,8 +16,8 @@ struct cached_chunk; /* pinned: stays in memory until chunk_cache_put() */
 typedef int chunk_load(void *opaque, store_chunk chunk, void *plain, uint32_t plain_bytes, struct failure *failure);
 
 /*
- * The chunk, from memory or by `load`, which one of several callers at once does for all of them. Any thread. -ENOMEM, or what `load` says; a failure
- * is not kept: the next one tries again.
+ * The chunk, from memory or by `load`, which one of several callers at once does for all of them. Any thread. -ENOMEM,
+ * or what `load` says; a failure is not kept: the next one tries again.
  */
 int chunk_cache_get(struct chunk_cache *cache, const struct store *store, store_chunk chunk, uint32_t plain_bytes,
 		    chunk_load *load, void *opaque, struct cached_chunk **ret_chunk, struct failure *failure);

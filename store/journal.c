@@ -15,25 +15,30 @@
  *     48  8  zero                            24  8  length on the disk
  *     56  8  checksum of what is before      32  4  length of the payload: that, or 0
  *                                            36  4  zero
- *                                            40  8  everything up to this sequence number was durable when this was made
- *                                            48  8  checksum of the header up to here and of the payload
+ *                                            40  8  everything up to this sequence number was durable when this was
+ * made 48  8  checksum of the header up to here and of the payload
  *
- * All integers are little-endian; checksums are XXH3-64. That of a record's header has the file's salt as its seed, so that no record of another file is
- * taken for one of this; if there is a payload, the result is the seed for its checksum.
+ * All integers are little-endian; checksums are XXH3-64. That of a record's header has the file's salt as its seed, so
+ * that no record of another file is taken for one of this; if there is a payload, the result is the seed for its
+ * checksum.
  *
- * Replay takes the longest prefix of valid records: sequence numbers without a gap, over all files. Writers append side by side, each into the
- * room it was given, so a crash may leave a gap with whole records behind it. Nothing behind a gap was ever flushed: journal_sync() waits until
- * everything before its point is written. The field at 40 proves it: a record behind a gap that says that the missing one was durable makes it damage, which
- * is an error, and not the end of the journal. What is behind the prefix is cut off before anything is appended.
+ * Replay takes the longest prefix of valid records: sequence numbers without a gap, over all files. Writers append side
+ * by side, each into the room it was given, so a crash may leave a gap with whole records behind it. Nothing behind a
+ * gap was ever flushed: journal_sync() waits until everything before its point is written. The field at 40 proves it: a
+ * record behind a gap that says that the missing one was durable makes it damage, which is an error, and not the end of
+ * the journal. What is behind the prefix is cut off before anything is appended.
  *
- * Why it is durable: journal_sync() is one fdatasync() of the newest file. A file is synced when its successor is begun, before a record goes into that,
- * and the folder with it. Growing a file would have each fdatasync() write metadata as well, so zeros are written ahead, AHEAD_BYTES at a time; they also take
- * the room, so that a write that was given its place can't run out of it.
+ * Why it is durable: journal_sync() is one fdatasync() of the newest file. A file is synced when its successor is
+ * begun, before a record goes into that, and the folder with it. Growing a file would have each fdatasync() write
+ * metadata as well, so zeros are written ahead, AHEAD_BYTES at a time; they also take the room, so that a write that
+ * was given its place can't run out of it.
  *
- * Files go oldest first, and the folder is synced after each, so that after a power cut the row has no gap. To replay a file whose content is in chunks already is
- * harmless as long as nothing was written past the journal since: who drops files sees to that (disk.c).
+ * Files go oldest first, and the folder is synced after each, so that after a power cut the row has no gap. To replay a
+ * file whose content is in chunks already is harmless as long as nothing was written past the journal since: who drops
+ * files sees to that (disk.c).
  *
- * Locking: `lock` guards everything but the contents of files. Nothing is written or synced under it, but for what begins a file or writes ahead.
+ * Locking: `lock` guards everything but the contents of files. Nothing is written or synced under it, but for what
+ * begins a file or writes ahead.
  */
 #include "store/journal.h"
 
@@ -73,7 +78,7 @@ struct journal_file {
 	uint64_t number;
 	int fd;
 	uint64_t salt;
-	uint32_t tail_bytes; /* where the next record goes; the end of the last one */
+	uint32_t tail_bytes;  /* where the next record goes; the end of the last one */
 	uint32_t ahead_bytes; /* up to here there are bytes */
 };
 
@@ -89,7 +94,7 @@ struct journal {
 	bool wants_roll;
 	uint64_t next_number;
 	uint64_t next_sequence;
-	uint64_t synced_sequence; /* all below or equal are durable */
+	uint64_t synced_sequence;	    /* all below or equal are durable */
 	uint64_t in_flight[IN_FLIGHT_MOST]; /* sequence numbers that are being written; 0: free */
 	unsigned in_flight_count;
 	bool is_syncing;
@@ -131,7 +136,8 @@ static int compare_numbers(const void *a, const void *b)
 }
 
 /* Ascending. Files of other names are left alone. */
-static int list_files(int folder_fd, const char *name, uint64_t **ret_numbers, size_t *ret_count, struct failure *failure)
+static int list_files(int folder_fd, const char *name, uint64_t **ret_numbers, size_t *ret_count,
+		      struct failure *failure)
 {
 	AUTO_FREE uint64_t *numbers = NULL;
 	size_t count = 0;
@@ -236,11 +242,12 @@ static bool decode_record(const uint8_t *at, size_t left_bytes, uint64_t salt, s
 				 .len_bytes = bytes_get_le64(at + 24),
 				 .payload_bytes = bytes_get_le32(at + 32),
 				 .synced_sequence = bytes_get_le64(at + 40)};
-	if (record.payload_bytes > JOURNAL_PAYLOAD_MOST_BYTES || record.payload_bytes > left_bytes - RECORD_HEADER_BYTES ||
+	if (record.payload_bytes > JOURNAL_PAYLOAD_MOST_BYTES ||
+	    record.payload_bytes > left_bytes - RECORD_HEADER_BYTES ||
 	    checksum(salt, at, at + RECORD_HEADER_BYTES, record.payload_bytes) != bytes_get_le64(at + 48))
 		return false;
-	if (record.kind == JOURNAL_WRITE ? record.payload_bytes != record.len_bytes :
-					   record.kind != JOURNAL_ZERO || record.payload_bytes != 0)
+	if (record.kind == JOURNAL_WRITE ? record.payload_bytes != record.len_bytes
+					 : record.kind != JOURNAL_ZERO || record.payload_bytes != 0)
 		return false;
 	if (record.len_bytes == 0 || __builtin_add_overflow(record.off_bytes, record.len_bytes, &end))
 		return false;
@@ -250,9 +257,11 @@ static bool decode_record(const uint8_t *at, size_t left_bytes, uint64_t salt, s
 
 /* ------------------------------------------------------------------ files */
 
-static int fail_file(const struct journal *journal, uint64_t number, int error, const char *what, struct failure *failure)
+static int fail_file(const struct journal *journal, uint64_t number, int error, const char *what,
+		     struct failure *failure)
 {
-	return fail_errno(failure, error, "disk %s: file %016" PRIx64 ".wj of its journal: %s", journal->name, number, what);
+	return fail_errno(failure, error, "disk %s: file %016" PRIx64 ".wj of its journal: %s", journal->name, number,
+			  what);
 }
 
 static int write_all(int fd, const void *buffer, size_t len_bytes, uint64_t off_bytes)
@@ -397,7 +406,8 @@ static int fail_damaged(const struct journal *journal, uint64_t number, uint32_t
 {
 	return fail(failure, -EBADMSG,
 		    "disk %s: its journal is damaged at %u of file %016" PRIx64
-		    ".wj, and flushed writes stand behind that; put the file back from a copy, or remove the disk's folder below "
+		    ".wj, and flushed writes stand behind that; put the file back from a copy, or remove the disk's "
+		    "folder below "
 		    "journal/ to go on without what is in it",
 		    journal->name, off_bytes, number);
 }
@@ -413,7 +423,8 @@ static int replay_prefix(const struct replaying *replaying, struct journal_file 
 	while (result == 0) {
 		struct record record;
 
-		if (bytes - at < RECORD_HEADER_BYTES + JOURNAL_PAYLOAD_MOST_BYTES && start + bytes < file->ahead_bytes) {
+		if (bytes - at < RECORD_HEADER_BYTES + JOURNAL_PAYLOAD_MOST_BYTES &&
+		    start + bytes < file->ahead_bytes) {
 			start += (uint32_t)at;
 			at = 0;
 			result = fill_window(replaying, file, start, &bytes, failure);
@@ -423,10 +434,11 @@ static int replay_prefix(const struct replaying *replaying, struct journal_file 
 		if (at >= bytes || !decode_record(replaying->window + at, bytes - at, file->salt, &record) ||
 		    record.sequence != journal->next_sequence)
 			break;
-		result = replaying->replay(replaying->opaque, record.kind, record.off_bytes, record.len_bytes,
-					   (struct journal_place){.file = file->number,
-								  .off_bytes = start + (uint32_t)at + RECORD_HEADER_BYTES},
-					   replaying->window + at + RECORD_HEADER_BYTES, failure);
+		result = replaying->replay(
+			replaying->opaque, record.kind, record.off_bytes, record.len_bytes,
+			(struct journal_place){.file = file->number,
+					       .off_bytes = start + (uint32_t)at + RECORD_HEADER_BYTES},
+			replaying->window + at + RECORD_HEADER_BYTES, failure);
 		at += padded(RECORD_HEADER_BYTES + record.payload_bytes);
 		journal->next_sequence++;
 	}
@@ -446,8 +458,8 @@ static int look_for_flushed(const struct replaying *replaying, const struct jour
 
 		if (result < 0)
 			return result;
-		whole = start + bytes == file->ahead_bytes ? bytes :
-							     bytes - RECORD_HEADER_BYTES - JOURNAL_PAYLOAD_MOST_BYTES;
+		whole = start + bytes == file->ahead_bytes ? bytes
+							   : bytes - RECORD_HEADER_BYTES - JOURNAL_PAYLOAD_MOST_BYTES;
 		for (size_t at = 0; at < whole; at += 8) {
 			struct record record;
 
@@ -463,9 +475,9 @@ static int look_for_flushed(const struct replaying *replaying, const struct jour
 static int replay_file(struct replaying *replaying, uint64_t number, bool is_first, struct failure *failure)
 {
 	struct journal *journal = replaying->journal;
-	struct journal_file file;
-	uint64_t first_sequence;
-	bool is_whole;
+	struct journal_file file = {.fd = -1};
+	uint64_t first_sequence = 0;
+	bool is_whole = false;
 	int result = open_file(journal, number, &file, &first_sequence, &is_whole, failure);
 
 	if (result < 0)
@@ -476,7 +488,8 @@ static int replay_file(struct replaying *replaying, uint64_t number, bool is_fir
 	if (is_whole && (replaying->has_ended || first_sequence != journal->next_sequence))
 		result = fail_damaged(journal, number, 0, failure);
 	else if (!is_whole && file.ahead_bytes > FILE_HEADER_BYTES)
-		result = fail_damaged(journal, number, 0, failure); /* nothing goes into a file before its header is durable */
+		result = fail_damaged(journal, number, 0,
+				      failure); /* nothing goes into a file before its header is durable */
 	else if (!is_whole)
 		replaying->has_ended = true; /* it was being made */
 	if (result == 0 && is_whole)
@@ -499,7 +512,8 @@ static int cut_off_rest(struct journal *journal, struct failure *failure)
 		return 0;
 	last = &journal->files[journal->file_count - 1];
 	if (ftruncate(last->fd, last->tail_bytes) < 0 || fdatasync(last->fd) < 0)
-		return fail_file(journal, last->number, -errno, "what a crash left unfinished can't be cut off", failure);
+		return fail_file(journal, last->number, -errno, "what a crash left unfinished can't be cut off",
+				 failure);
 	last->ahead_bytes = last->tail_bytes;
 	return 0;
 }
@@ -552,7 +566,8 @@ int journal_open(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OW
 	journal->wants_roll = true; /* what was found is never appended to */
 	memcpy(journal->owner, owner, JOURNAL_OWNER_BYTES);
 	journal->name = strdup(name);
-	result = journal->name == NULL ? fail_errno(failure, -ENOMEM, "journal") : replay_all(journal, replay, opaque, failure);
+	result = journal->name == NULL ? fail_errno(failure, -ENOMEM, "journal")
+				       : replay_all(journal, replay, opaque, failure);
 	if (result < 0) {
 		journal_close(journal);
 		return result;
@@ -591,7 +606,8 @@ static int check_error_locked(const struct journal *journal, struct failure *fai
 	if (journal->error == 0)
 		return 0;
 	return fail(failure, journal->error,
-		    "disk %s: an earlier write or flush of its journal failed; detach it and attach it again: everything flushed before is there",
+		    "disk %s: an earlier write or flush of its journal failed; detach it and attach it again: "
+		    "everything flushed before is there",
 		    journal->name);
 }
 
@@ -625,7 +641,8 @@ static int begin_file_locked(struct journal *journal, struct failure *failure)
 	return 0;
 }
 
-static int write_ahead_locked(struct journal *journal, struct journal_file *file, uint32_t end_bytes, struct failure *failure)
+static int write_ahead_locked(struct journal *journal, struct journal_file *file, uint32_t end_bytes,
+			      struct failure *failure)
 {
 	static const uint8_t zeros[64 << 10];
 
@@ -633,8 +650,8 @@ static int write_ahead_locked(struct journal *journal, struct journal_file *file
 		uint32_t until = file->ahead_bytes + AHEAD_BYTES;
 
 		while (file->ahead_bytes < until) {
-			uint32_t piece = until - file->ahead_bytes < sizeof(zeros) ? until - file->ahead_bytes :
-										     (uint32_t)sizeof(zeros);
+			uint32_t piece = until - file->ahead_bytes < sizeof(zeros) ? until - file->ahead_bytes
+										   : (uint32_t)sizeof(zeros);
 			int error = write_all(file->fd, zeros, piece, file->ahead_bytes);
 
 			if (error < 0)
@@ -646,8 +663,8 @@ static int write_ahead_locked(struct journal *journal, struct journal_file *file
 }
 
 /* A place for the record, which the caller must then fill. */
-static int reserve_locked(struct journal *journal, uint32_t bytes, struct journal_file *ret_file, uint64_t *ret_sequence,
-			  uint64_t *ret_synced, unsigned *ret_slot, struct failure *failure)
+static int reserve_locked(struct journal *journal, uint32_t bytes, struct journal_file *ret_file,
+			  uint64_t *ret_sequence, uint64_t *ret_synced, unsigned *ret_slot, struct failure *failure)
 {
 	struct journal_file *file;
 	int result = 0;
@@ -666,7 +683,8 @@ static int reserve_locked(struct journal *journal, uint32_t bytes, struct journa
 				return result;
 			continue;
 		}
-		(void)pthread_cond_wait(&journal->changed, &journal->lock); /* it may be another's file afterwards: look again */
+		(void)pthread_cond_wait(&journal->changed,
+					&journal->lock); /* it may be another's file afterwards: look again */
 	}
 	result = write_ahead_locked(journal, file, file->tail_bytes + bytes, failure);
 	if (result < 0)
@@ -698,7 +716,8 @@ int journal_append(struct journal *journal, enum journal_kind kind, uint64_t off
 	bytes = padded(RECORD_HEADER_BYTES + record.payload_bytes);
 	{
 		WITH_LOCK(&journal->lock);
-		error = reserve_locked(journal, bytes, &file, &record.sequence, &record.synced_sequence, &slot, failure);
+		error = reserve_locked(journal, bytes, &file, &record.sequence, &record.synced_sequence, &slot,
+				       failure);
 	}
 	if (error < 0)
 		return error;
@@ -713,7 +732,8 @@ int journal_append(struct journal *journal, enum journal_kind kind, uint64_t off
 		if (written != (ssize_t)bytes) { /* a signal, or an error: piece by piece says which */
 			error = write_all(file.fd, header, RECORD_HEADER_BYTES, file.tail_bytes);
 			if (error == 0)
-				error = write_all(file.fd, payload, record.payload_bytes, file.tail_bytes + RECORD_HEADER_BYTES);
+				error = write_all(file.fd, payload, record.payload_bytes,
+						  file.tail_bytes + RECORD_HEADER_BYTES);
 		}
 	}
 	WITH_LOCK(&journal->lock);
@@ -761,7 +781,8 @@ int journal_sync(struct journal *journal, struct failure *failure)
 	covered = journal->next_sequence - 1; /* of what others appended meanwhile, too, if it is written by now */
 	if (first_in_flight_locked(journal) <= covered)
 		covered = first_in_flight_locked(journal) - 1;
-	fd = newest_locked(journal)->fd; /* earlier files were synced when it was begun; it can't be dropped: drop waits for us */
+	fd = newest_locked(journal)
+		     ->fd; /* earlier files were synced when it was begun; it can't be dropped: drop waits for us */
 	(void)pthread_mutex_unlock(&journal->lock);
 
 	result = fdatasync(fd) < 0 ? -errno : 0;
@@ -781,8 +802,8 @@ int journal_sync(struct journal *journal, struct failure *failure)
 
 /* ------------------------------------------------------------------ reading, rolling, dropping */
 
-int journal_read(struct journal *journal, struct journal_place place, uint32_t into_bytes, void *buffer, size_t len_bytes,
-		 struct failure *failure)
+int journal_read(struct journal *journal, struct journal_place place, uint32_t into_bytes, void *buffer,
+		 size_t len_bytes, struct failure *failure)
 {
 	int fd = -1;
 	int error;
@@ -795,19 +816,18 @@ int journal_read(struct journal *journal, struct journal_place place, uint32_t i
 	}
 	assert(fd >= 0); /* the caller keeps it from being dropped */
 	error = read_all(fd, buffer, len_bytes, (uint64_t)place.off_bytes + into_bytes);
-	return error < 0 ? fail_file(journal, place.file, error == -ENODATA ? -EBADMSG : error, "can't be read", failure) : 0;
+	return error < 0
+		       ? fail_file(journal, place.file, error == -ENODATA ? -EBADMSG : error, "can't be read", failure)
+		       : 0;
 }
 
-int journal_roll(struct journal *journal, uint64_t *ret_file, struct failure *failure)
+uint64_t journal_roll(struct journal *journal)
 {
 	WITH_LOCK(&journal->lock);
 	struct journal_file *newest = newest_locked(journal);
 
-	(void)failure;
-	if (newest != NULL && newest->tail_bytes > FILE_HEADER_BYTES)
-		journal->wants_roll = true;
-	*ret_file = newest == NULL ? 0 : newest->number;
-	return 0;
+	journal->wants_roll = true; /* also when nothing is in it: nobody may append to what will be dropped */
+	return newest == NULL ? 0 : newest->number;
 }
 
 int journal_drop(struct journal *journal, uint64_t file, struct failure *failure)
@@ -823,7 +843,8 @@ int journal_drop(struct journal *journal, uint64_t file, struct failure *failure
 		if (unlinkat(journal->folder_fd, name, 0) < 0 && errno != ENOENT)
 			return fail_file(journal, journal->files[0].number, -errno, "can't be removed", failure);
 		if (fsync(journal->folder_fd) < 0)
-			return fail_file(journal, journal->files[0].number, -errno, "its removal can't be made durable", failure);
+			return fail_file(journal, journal->files[0].number, -errno, "its removal can't be made durable",
+					 failure);
 		(void)close(journal->files[0].fd);
 		memmove(journal->files, journal->files + 1, --journal->file_count * sizeof(*journal->files));
 	}

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The journal of a live disk: its small writes, in the order they were made, until they are in chunks. journal.c has the format.
+ * The journal of a live disk: its small writes, in the order they were made, until they are in chunks. journal.c has
+ * the format.
  *
- * It knows offsets and bytes, nothing of chunks. Whoever appends must keep others from what overlaps meanwhile: of two records, the
- * later one in the journal wins when it is replayed.
+ * It knows offsets and bytes, nothing of chunks. Whoever appends must keep others from what overlaps meanwhile: of two
+ * records, the later one in the journal wins when it is replayed.
  *
  * Common to all: 0 or a negative errno with a message. Any thread, but for opening, closing and journal_drop().
  */
@@ -29,16 +30,16 @@ struct journal_place {
 struct journal;
 
 /*
- * What a valid record says, in order; the payload of a WRITE is in `payload` now, and at `place` for as long as its file isn't dropped. Non-zero ends the
- * replay with that value.
+ * What a valid record says, in order; the payload of a WRITE is in `payload` now, and at `place` for as long as its
+ * file isn't dropped. Non-zero ends the replay with that value.
  */
 typedef int journal_replay(void *opaque, enum journal_kind kind, uint64_t off_bytes, uint64_t len_bytes,
 			   struct journal_place place, const void *payload, struct failure *failure);
 
 /*
- * Opens the journal in the folder, which may be empty, and hands its records to `replay`. What was being written when a crash came is cut off, durably.
- * -EBADMSG: something that had been flushed can't be read, or it belongs to another disk (`owner`).
- * `name` is the disk's, for messages. `folder_fd` stays the caller's and must stay open.
+ * Opens the journal in the folder, which may be empty, and hands its records to `replay`. What was being written when a
+ * crash came is cut off, durably. -EBADMSG: something that had been flushed can't be read, or it belongs to another
+ * disk (`owner`). `name` is the disk's, for messages. `folder_fd` stays the caller's and must stay open.
  */
 int journal_open(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OWNER_BYTES], journal_replay *replay,
 		 void *opaque, struct journal **ret_journal, struct failure *failure);
@@ -48,8 +49,9 @@ void journal_close(struct journal *journal); /* leaves files as they are; NULL i
 int journal_is_empty(int folder_fd, bool *ret_is_empty, struct failure *failure);
 
 /*
- * Appends a record. It is not durable. For JOURNAL_ZERO payload is NULL; for JOURNAL_WRITE len_bytes is at most JOURNAL_PAYLOAD_MOST_BYTES.
- * -ENOSPC: nothing was written, try again when there is room. -EIO after anything else went wrong: then every later call fails too.
+ * Appends a record. It is not durable. For JOURNAL_ZERO payload is NULL; for JOURNAL_WRITE len_bytes is at most
+ * JOURNAL_PAYLOAD_MOST_BYTES. -ENOSPC: nothing was written, try again when there is room. -EIO after anything else went
+ * wrong: then every later call fails too.
  */
 int journal_append(struct journal *journal, enum journal_kind kind, uint64_t off_bytes, uint64_t len_bytes,
 		   const void *payload, struct journal_place *ret_place, struct failure *failure);
@@ -58,11 +60,12 @@ int journal_append(struct journal *journal, enum journal_kind kind, uint64_t off
 int journal_sync(struct journal *journal, struct failure *failure);
 
 /* Payload bytes back, from `into_bytes` behind the place on. */
-int journal_read(struct journal *journal, struct journal_place place, uint32_t into_bytes, void *buffer, size_t len_bytes,
-		 struct failure *failure);
+int journal_read(struct journal *journal, struct journal_place place, uint32_t into_bytes, void *buffer,
+		 size_t len_bytes, struct failure *failure);
 
-/* The next record goes to a new file; *ret_file is the newest there is until then, 0: none. */
-int journal_roll(struct journal *journal, uint64_t *ret_file, struct failure *failure);
+/* The next record goes to a new file. Returns the newest there is until then, to which nothing is appended any more; 0:
+ * none. */
+uint64_t journal_roll(struct journal *journal);
 
 /* Removes files up to and including this one, oldest first, durably. Nobody reads from them any more. */
 int journal_drop(struct journal *journal, uint64_t file, struct failure *failure);

@@ -345,6 +345,7 @@ static const struct store_ops local_ops = {
 	.pin_image = local_pin_image,
 	.resolve_image = local_resolve_image,
 	.retain = local_retain,
+	.disk_files = local_disk_files,
 	.view_open = local_view_open,
 	.view_close = local_view_close,
 	.view_map = local_view_map,
@@ -364,12 +365,11 @@ static const struct store_ops local_ops = {
 
 static struct local_store *local_allocate(const char *path)
 {
-	static _Atomic uint64_t stores; /* how many this process has opened */
 	struct local_store *local = calloc(1, sizeof(*local));
 
 	if (local == NULL)
 		return NULL;
-	local->serial = ++stores;
+	local->base.serial = store_next_serial();
 	local->folder_fd = local->segments_fd = local->locks_fd = -1;
 	local->base.ops = &local_ops;
 	local->base.location = strdup(path);

@@ -50,7 +50,6 @@ struct local_store {
 	uint8_t id[STORE_ID_BYTES];
 	int folder_fd, segments_fd, locks_fd;
 	_Atomic uint64_t database; /* which one the handles for reading are of; 0: none yet */
-	uint64_t serial; /* of the stores that this process has opened: tells one from another at the same address */
 	struct segment_reader *reader;
 
 	pthread_mutex_t write_lock;
@@ -181,6 +180,13 @@ int local_create_disk(struct store *store, const struct store_disk_params *param
 int local_remove_disk(struct store *store, const char *name, bool dry_run, struct failure *failure);
 int local_set_policy(struct store *store, const char *name, const struct store_policy *policy,
 		     struct failure *failure);
+
+/* ---- local_journal.c ---- */
+
+int local_disk_files(struct store *store, const char *name, bool make, struct store_disk_files *ret_files,
+		     struct failure *failure);
+/* Of a disk that is being removed. */
+int local_remove_journal(struct local_store *local, const struct catalog_disk *disk, struct failure *failure);
 
 /* ---- local_usage.c ---- */
 

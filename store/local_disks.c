@@ -308,9 +308,11 @@ static int mark_disk_going(struct removal *removal, struct failure *failure)
 static int sweep_disk(struct local_store *local, const struct catalog_disk *disk, struct failure *failure)
 {
 	uint64_t freed_bytes = 0;
+	int result = local_remove_journal(local, disk, failure);
 
+	if (result < 0)
+		return result;
 	for (bool is_done = false; !is_done;) {
-		int result;
 		WITH_LOCK(&local->write_lock);
 
 		result = local_begin_locked(local, failure);

@@ -257,7 +257,7 @@ static struct catalog_location *hinted_place(struct local_store *local, struct s
 	uint64_t page = chunk / CATALOG_CHUNK_PAGE_ENTRIES;
 	struct catalog_location *place;
 
-	if (hints == NULL || hints->serial != local->serial || hints->pages[page % HINT_PAGES].number != page + 1)
+	if (hints == NULL || hints->serial != local->base.serial || hints->pages[page % HINT_PAGES].number != page + 1)
 		return NULL;
 	place = &hints->pages[page % HINT_PAGES].chunks[chunk % CATALOG_CHUNK_PAGE_ENTRIES];
 	return place->stored_bytes != 0 ? place : NULL;
@@ -276,9 +276,9 @@ static void remember_places(struct local_store *local, struct catalog *catalog, 
 	if (hints == NULL)
 		return;
 	(void)catalog_lost_any(catalog, &any_lost, NULL);
-	if (hints->serial != local->serial || any_lost)
+	if (hints->serial != local->base.serial || any_lost)
 		memset(hints, 0, sizeof(*hints));
-	hints->serial = local->serial;
+	hints->serial = local->base.serial;
 	if (any_lost)
 		return;
 	hints->pages[page % HINT_PAGES].number = 0;

@@ -22,10 +22,14 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
+#include "store/disk.h"
 #include "store/disk_log.h"
+#include "store/journal.h"
 #include "store/record.h"
 #include "store/store_ops.h"
 
@@ -452,8 +456,8 @@ void store_retention_free(struct store_retention *retention)
 
 /* ------------------------------------------------------------------- views */
 
-int store_view_open(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
-		    const char *doing, struct store_view **ret_view, struct failure *failure)
+int store_view_open_unfolded(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
+			     const char *doing, struct store_view **ret_view, struct failure *failure)
 {
 	char line[DOING_MOST_BYTES + 1];
 	int error = check_reference(reference, failure);
@@ -469,6 +473,85 @@ int store_view_open(struct store *store, const struct store_reference *reference
 		return fail(failure, -EINVAL, "disk %s: opened without saying by whom", reference->disk);
 	copy_doing(line, doing);
 	return store->ops->view_open(store, reference, mode, line, ret_view, failure);
+}
+
+uint64_t store_next_serial(void)
+{
+	static _Atomic uint64_t serial;
+
+	return ++serial;
+}
+
+int store_disk_files(struct store *store, const char *disk, bool make, struct store_disk_files *ret_files,
+		     struct failure *failure)
+{
+	return store->ops->disk_files(store, disk, make, ret_files, failure);
+}
+
+static int has_journal(struct store *store, const char *disk, bool *ret_has, struct failure *failure)
+{
+	struct store_disk_files files = {.journal_fd = -1};
+	bool is_empty = true;
+	int error = store_disk_files(store, disk, false, &files, failure);
+
+	if (error == 0 && files.journal_fd >= 0) {
+		error = journal_is_empty(files.journal_fd, &is_empty, failure);
+		(void)close(files.journal_fd); /* a folder */
+	}
+	free(files.socket_path);
+	if (error == 0)
+		*ret_has = !is_empty;
+	return error;
+}
+
+/* Whether there is a journal counts once the lease is ours: until then somebody may be writing it. */
+int store_view_open(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
+		    const char *doing, struct store_view **ret_view, struct failure *failure)
+{
+	for (int i = 0; i < 2; i++) {
+		struct store_view *view = NULL;
+		bool has = false;
+		int error = store_view_open_unfolded(store, reference, mode, doing, &view, failure);
+
+		if (error == 0 && reference->which == STORE_LIVE)
+			error = has_journal(store, reference->disk, &has, failure);
+		if (error == 0 && !has) {
+			*ret_view = view;
+			return 0;
+		}
+		store_view_close(view);
+		if (error == 0)
+			error = disk_recover(store, reference, doing, failure);
+		if (error != 0)
+			return error;
+	}
+	return fail(failure, -EBUSY, "disk %s: somebody else writes to it again and again", reference->disk);
+}
+
+int store_request_image(struct store *store, const char *disk, const char *label, const char *doing,
+			uint32_t *ret_number, struct failure *failure)
+{
+	struct store_reference reference = {.which = STORE_LIVE};
+	struct store_disk_files files = {.journal_fd = -1};
+	struct failure busy = {.code = 0};
+	int error = store_check_name(disk, failure);
+
+	if (error == 0 && label != NULL && (strlen(label) > STORE_LABEL_MOST_BYTES || strchr(label, '\n') != NULL))
+		error = fail(failure, -EINVAL, "disk %s: a label is one line of at most %d bytes", disk,
+			     STORE_LABEL_MOST_BYTES);
+	if (error != 0)
+		return error;
+	(void)strcpy(reference.disk, disk);
+	error = disk_image_unattached(store, &reference, label, doing, ret_number, &busy);
+	if (error != -EBUSY)
+		return error != 0 ? fail_from(failure, &busy) : 0;
+	error = store_disk_files(store, disk, false, &files, failure);
+	if (files.journal_fd >= 0)
+		(void)close(files.journal_fd); /* a folder */
+	if (error == 0)
+		error = disk_control_request_image(files.socket_path, disk, label, ret_number, failure);
+	free(files.socket_path);
+	return error == -ENOENT ? fail_from(failure, &busy) : error; /* nobody who answers: who has it open is in the first message */
 }
 
 void store_view_close(struct store_view *view)

@@ -223,6 +223,7 @@ static void fake_free(struct fake *fake)
 	fake_chunks_free(&fake->chunks);
 	store_scratch_free(fake->scratch);
 	free(fake->plain);
+	free(fake->files);
 	(void)pthread_mutex_destroy(&fake->mutex); /* nobody holds it: the views are closed */
 	free(fake);
 }
@@ -248,6 +249,7 @@ static const struct store_ops fake_ops = {
 	.pin_image = fake_pin_image,
 	.resolve_image = fake_resolve_image,
 	.retain = fake_retain,
+	.disk_files = fake_disk_files,
 	.view_open = fake_view_open,
 	.view_close = fake_view_close,
 	.view_map = fake_view_map,
@@ -278,6 +280,7 @@ int store_fake_new(const struct store_fake_options *options, struct store **ret_
 		return -ENOMEM;
 	(void)pthread_mutex_init(&fake->mutex, NULL); /* cannot fail without attributes */
 	fake->store.ops = &fake_ops;
+	fake->store.serial = store_next_serial();
 	fake->store.chunk_bytes = chunk_bytes;
 	fake->read_only = options->read_only;
 	fake->forgets_commits = options->forgets_commits;

@@ -104,6 +104,9 @@ size_t store_fake_clean(struct store *store);
 /* How often `op` was called, failed calls and those refused by the store included. */
 uint64_t store_fake_calls(struct store *store, enum store_fake_op op);
 
+/* A folder, there and empty, where the disk engine may keep journals and sockets of this store's disks; without, none can be opened for writing. -ENOMEM. */
+int store_fake_set_files(struct store *store, const char *folder);
+
 /* Plain bytes given out by store_view_read_chunk(). */
 uint64_t store_fake_bytes_read(struct store *store);
 

@@ -6,8 +6,11 @@
  * Disks are few, so they stand in a list sorted by name.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -488,4 +491,55 @@ int fake_set_policy(struct store *store, const char *name, const struct store_po
 	if (error == 0)
 		error = set_policy_locked(fake_of(store), name, policy, failure);
 	return fake_call_leave(&call, error, failure);
+}
+
+/* ------------------------------------------------------------------ files of the disk engine */
+
+int store_fake_set_files(struct store *store, const char *folder)
+{
+	struct fake *fake = fake_of(store);
+	char *copy = strdup(folder);
+	WITH_LOCK(&fake->mutex);
+
+	if (copy == NULL)
+		return -ENOMEM;
+	free(fake->files);
+	fake->files = copy;
+	return 0;
+}
+
+/* FILES/KEY/ and FILES/KEY.socket, with a KEY that no other disk has. */
+int fake_disk_files(struct store *store, const char *name, bool make, struct store_disk_files *ret_files,
+		    struct failure *failure)
+{
+	struct fake *fake = fake_of(store);
+	struct store_disk_files files = {.journal_fd = -1};
+	char key[sizeof(files.owner) * 2 + 1];
+	AUTO_FREE char *path = NULL;
+	struct fake_disk *disk;
+	int error;
+	WITH_LOCK(&fake->mutex);
+
+	error = fake_find_disk(fake, name, &disk, failure);
+	if (error != 0)
+		return error;
+	if (fake->files == NULL && make)
+		return fail(failure, -ENOTSUP, "disk %s: this store keeps no files", name);
+	memcpy(files.owner, disk->fingerprint_key, sizeof(files.owner));
+	bytes_to_hex(files.owner, sizeof(files.owner), key);
+	if (asprintf(&path, "%s/%s", fake->files != NULL ? fake->files : "", key) < 0 ||
+	    asprintf(&files.socket_path, "%s.socket", path) < 0)
+		return fail_errno(failure, -ENOMEM, "disk %s", name);
+	if (make && mkdir(path, 0700) < 0 && errno != EEXIST)
+		error = -errno;
+	if (error == 0 && fake->files != NULL)
+		files.journal_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (error == 0 && make && files.journal_fd < 0)
+		error = -errno;
+	if (error != 0) {
+		free(files.socket_path);
+		return fail_errno(failure, error, "disk %s: its files in %s", name, path);
+	}
+	*ret_files = files;
+	return 0;
 }

@@ -183,6 +183,7 @@ struct fake {
 	unsigned int delay_ms[STORE_FAKE_OPS];
 	struct fake_plan plans[STORE_FAKE_OPS];
 	uint64_t bytes_read;
+	char *files; /* a folder for journals and sockets, or NULL */
 };
 
 /* Makes room for one more element of an array. */
@@ -281,6 +282,8 @@ int fake_fetch_chunk(const struct fake_view *view, store_chunk id, uint32_t plai
 		     struct record_header *ret_header, struct failure *failure);
 int fake_check_digest(struct hasher *hasher, const uint8_t digest[DIGEST_BYTES], const void *plain,
 		      uint32_t plain_bytes, const char *view_name, struct failure *failure);
+int fake_disk_files(struct store *store, const char *name, bool make, struct store_disk_files *ret_files,
+		    struct failure *failure);
 int fake_view_open(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
 		   const char *doing, struct store_view **ret_view, struct failure *failure);
 void fake_view_close(struct store_view *store_view);

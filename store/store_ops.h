@@ -12,6 +12,13 @@
 
 #include "store/store.h"
 
+/* Where the disk engine keeps what isn't in the store's own keeping: files of this host. */
+struct store_disk_files {
+	int journal_fd;	   /* the folder of the disk's journal, the caller's to close; -1: there is none */
+	uint8_t owner[16]; /* the disk's, and no other disk's ever */
+	char *socket_path; /* owned; for requests to whoever has the disk open */
+};
+
 struct store_ops {
 	void (*close)(struct store *store);
 	int (*contains_path)(struct store *store, const char *path, bool *ret_contains, struct failure *failure);
@@ -40,6 +47,9 @@ struct store_ops {
 			     struct failure *failure);
 	int (*retain)(struct store *store, const char *disk, uint32_t keep, bool dry_run,
 		      struct store_retention *ret_retention, struct failure *failure);
+
+	int (*disk_files)(struct store *store, const char *disk, bool make, struct store_disk_files *ret_files,
+			  struct failure *failure);
 
 	int (*view_open)(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
 			 const char *doing, struct store_view **ret_view, struct failure *failure);
@@ -75,7 +85,11 @@ struct store {
 	const struct store_ops *ops;
 	uint32_t chunk_bytes;
 	char *location; /* owned; freed by store_close() after ops->close */
+	uint64_t serial; /* store_next_serial(): tells it from one that was at this address before */
 };
+
+/* Another one each time, in this process. */
+uint64_t store_next_serial(void);
 
 struct store_view {
 	struct store *store;
@@ -88,6 +102,24 @@ struct store_view {
 
 /* Bytes of chunk `index` of a disk of this size: chunk_bytes, less for the last. 0 beyond the end. */
 uint32_t store_chunk_length(uint32_t chunk_bytes, uint64_t size_bytes, uint64_t index);
+
+/* `make`: the folder for the journal is there afterwards, durably. -ENOENT: no such disk. */
+int store_disk_files(struct store *store, const char *disk, bool make, struct store_disk_files *ret_files,
+		     struct failure *failure);
+
+/* store_view_open() without a look at the disk's journal: for the engine, which replays it. */
+int store_view_open_unfolded(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
+			     const char *doing, struct store_view **ret_view, struct failure *failure);
+
+/* Makes chunks of what a crash left in a disk's journal (disk.c). */
+int disk_recover(struct store *store, const struct store_reference *reference, const char *doing, struct failure *failure);
+
+/* An image of a disk that nobody has open. -EBUSY: somebody has. */
+int disk_image_unattached(struct store *store, const struct store_reference *reference, const char *label,
+			  const char *doing, uint32_t *ret_number, struct failure *failure);
+/* Asks whoever has the disk open (disk_control.c). -ENOENT without a message: nobody listens there. */
+int disk_control_request_image(const char *socket_path, const char *disk, const char *label, uint32_t *ret_number,
+			       struct failure *failure);
 
 /* The one of `names` that is nearest to `name` in spelling, or NULL if none is near. */
 const char *store_nearest_name(const char *name, const char *const *names, size_t count);

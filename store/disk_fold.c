@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The disk engine: folding the journal into chunks, and images.
+ *
+ * Files of the journal are folded oldest first: every chunk that has an extent in one is put whole, with all its
+ * extents, newer ones too. The order that keeps it safe:
+ *
+ *     1. the content is put together under the stripe's lock, and stored
+ *     2. the journal is synced: nothing is folded that a crash could take out of it again, or replay would give older
+ * content than the catalog has
+ *     3. one commit for a batch of chunks
+ *     4. extents that were there in 1 are dropped, by their places; what was written meanwhile stays, over the new
+ * content
+ *     5. when no extent is left in a file, it is removed, durably; only then may its chunks be written past the journal
+ * (disk.c)
+ *
+ * An image holds up writers only for what was written during the last pass.
+ *
+ * The thread begins when the journal is longer than soft_bytes or has many entries, and when nobody has written for a
+ * while. Writers wait when it is longer than hard_bytes, and get the thread's failure if it can't go on: then they try
+ * it themselves again and again, and go on as soon as it works.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/bytes.h"
+#include "common/cleanup.h"
+#include "common/units.h"
+#include "store/disk_internal.h"
+
+enum { BATCH_CHUNKS = 256, IMAGE_PASSES = 3, IMAGE_REST_ENTRIES = 512, IDLE_SECONDS = 3, FOLD_TRIES = 3 };
+
+struct folded {
+	uint64_t index;
+	uint64_t last_file; /* the latest place that went into it */
+	uint32_t last_place_bytes;
+	struct pending_content content;
+};
+
+struct batch {
+	struct disk *disk;
+	uint64_t through_file;
+	bool is_locked; /* all stripes, by us */
+	struct folded chunks[BATCH_CHUNKS];
+	size_t count;
+	bool is_more;
+	uint8_t *plain; /* of one chunk */
+	struct store_scratch *scratch;
+	uint64_t indexes[BATCH_CHUNKS];
+};
+
+static bool has_extent_in(const struct chunk_state *state, uint64_t through_file)
+{
+	for (uint32_t i = 0; i < state->extent_count; i++)
+		if (state->extents[i].file <= through_file)
+			return true;
+	return false;
+}
+
+static int choose(void *opaque, struct chunk_state *state)
+{
+	struct batch *batch = opaque;
+
+	if (!has_extent_in(state, batch->through_file))
+		return 0;
+	if (batch->count == BATCH_CHUNKS) {
+		batch->is_more = true;
+		return 1;
+	}
+	batch->chunks[batch->count++] = (struct folded){.index = state->index};
+	return 0;
+}
+
+static int compare_folded(const void *a, const void *b)
+{
+	const struct folded *first = a, *second = b;
+
+	return first->index < second->index ? -1 : first->index > second->index;
+}
+
+/* The chunk's content, and how far in the journal it goes. A state that has gone meanwhile can't be: only folding
+ * removes any that has extents. */
+static int read_content(struct batch *batch, struct folded *chunk, struct failure *failure)
+{
+	struct disk *disk = batch->disk;
+	struct stripe *stripe = disk_stripe(disk, chunk->index);
+	struct chunk_state *state;
+	int result;
+
+	if (!batch->is_locked)
+		(void)pthread_rwlock_rdlock(&stripe->lock);
+	state = disk_state_find(stripe, chunk->index);
+	assert(state != NULL);
+	for (uint32_t i = 0; i < state->extent_count; i++) {
+		const struct extent *extent = &state->extents[i];
+
+		if (extent->file > chunk->last_file ||
+		    (extent->file == chunk->last_file && extent->place_bytes > chunk->last_place_bytes)) {
+			chunk->last_file = extent->file;
+			chunk->last_place_bytes = extent->place_bytes;
+		}
+	}
+	result = disk_read_piece_locked(disk, state, chunk->index, 0, disk_chunk_length(disk, chunk->index),
+					batch->plain, failure);
+	if (!batch->is_locked)
+		(void)pthread_rwlock_unlock(&stripe->lock);
+	assert(result != -EAGAIN); /* what was pending has been committed, and no chunk with records gets any more */
+	return result;
+}
+
+static int store_content(struct batch *batch, struct folded *chunk, struct failure *failure)
+{
+	struct disk *disk = batch->disk;
+	uint32_t plain_bytes = disk_chunk_length(disk, chunk->index);
+	bool was_there;
+	int result = read_content(batch, chunk, failure);
+
+	if (result < 0)
+		return result;
+	if (bytes_are_zero(batch->plain, plain_bytes)) {
+		chunk->content = (struct pending_content){.kind = STORE_MAP_NOTHING};
+		return 0;
+	}
+	return disk_put_content(disk, batch->scratch, batch->plain, plain_bytes, &chunk->content, &was_there, failure);
+}
+
+static int commit_batch(struct batch *batch, struct failure *failure)
+{
+	struct disk *disk = batch->disk;
+	AUTO_FREE struct store_change *changes = calloc(batch->count, sizeof(*changes));
+
+	if (changes == NULL)
+		return fail_errno(failure, -ENOMEM, "%s", disk->name);
+	for (size_t i = 0; i < batch->count; i++) {
+		const struct pending_content *content = &batch->chunks[i].content;
+
+		changes[i] = (struct store_change){.first_chunk = batch->chunks[i].index,
+						   .chunk_count = 1,
+						   .kind = content->kind,
+						   .chunk = content->chunk};
+		memcpy(changes[i].digest, content->digest, DIGEST_BYTES);
+		memcpy(changes[i].fingerprint, content->fingerprint, FINGERPRINT_BYTES);
+		batch->indexes[i] = batch->chunks[i].index;
+	}
+	WITH_LOCK(&disk->put_lock);
+	return store_commit(disk->view, changes, batch->count, NULL, failure);
+}
+
+static void drop_extents(struct batch *batch)
+{
+	struct disk *disk = batch->disk;
+
+	disk_map_forget(disk, batch->indexes, batch->count);
+	for (size_t i = 0; i < batch->count; i++) {
+		const struct folded *chunk = &batch->chunks[i];
+		struct stripe *stripe = disk_stripe(disk, chunk->index);
+		struct chunk_state *state;
+
+		if (!batch->is_locked)
+			(void)pthread_rwlock_wrlock(&stripe->lock);
+		state = disk_state_find(stripe, chunk->index);
+		assert(state != NULL);
+		disk_state_uncover(disk, state, chunk->last_file, chunk->last_place_bytes);
+		if (!batch->is_locked)
+			(void)pthread_rwlock_unlock(&stripe->lock);
+	}
+}
+
+/* -ESTALE without a message: a chunk that was found has been cleaned away; to be done again. */
+static int fold_batch(struct batch *batch, struct failure *failure)
+{
+	struct failure why = {.code = 0};
+	int result = 0;
+
+	for (size_t i = 0; result == 0 && i < batch->count; i++)
+		result = store_content(batch, &batch->chunks[i], failure);
+	if (result == 0)
+		result = journal_sync(batch->disk->journal, failure);
+	if (result < 0)
+		return result;
+	result = commit_batch(batch, &why);
+	if (result == 0)
+		drop_extents(batch);
+	else if (result != -ESTALE)
+		(void)fail_from(failure, &why);
+	return result;
+}
+
+static int choose_batch(struct batch *batch)
+{
+	batch->count = 0;
+	batch->is_more = false;
+	(void)disk_each_state(batch->disk, batch->is_locked, choose, batch);
+	if (batch->count > 1)
+		qsort(batch->chunks, batch->count, sizeof(batch->chunks[0]), compare_folded);
+	return batch->count > 0;
+}
+
+static int fold_batches(struct batch *batch, struct failure *failure)
+{
+	int tries = 0;
+
+	while (choose_batch(batch)) {
+		int result = fold_batch(batch, failure);
+
+		if (result == -ESTALE && ++tries < FOLD_TRIES)
+			continue;
+		if (result == -ESTALE)
+			return fail(failure, -EIO, "%s: content that the store had was cleaned away again and again",
+				    batch->disk->name);
+		if (result < 0)
+			return result;
+		tries = 0;
+	}
+	return 0;
+}
+
+struct forgetting {
+	uint64_t *indexes; /* owned */
+	size_t count, capacity;
+	uint64_t through_file;
+	bool is_used; /* an extent is in one of the files */
+};
+
+static int note_forgettable(void *opaque, struct chunk_state *state)
+{
+	struct forgetting *forgetting = opaque;
+
+	if (has_extent_in(state, forgetting->through_file))
+		forgetting->is_used = true;
+	if (!state->is_journaled || state->extent_count > 0 || state->last_file > forgetting->through_file)
+		return 0;
+	if (forgetting->count == forgetting->capacity) {
+		size_t capacity = forgetting->capacity == 0 ? 256 : forgetting->capacity * 2;
+		uint64_t *grown = reallocarray(forgetting->indexes, capacity, sizeof(*grown));
+
+		if (grown == NULL)
+			return -ENOMEM;
+		forgetting->indexes = grown;
+		forgetting->capacity = capacity;
+	}
+	forgetting->indexes[forgetting->count++] = state->index;
+	return 0;
+}
+
+/* Of chunks that have no record left in any file: they may be written past the journal again. */
+static void forget_states(struct disk *disk, const struct forgetting *forgetting, bool is_locked)
+{
+	for (size_t i = 0; i < forgetting->count; i++) {
+		struct stripe *stripe = disk_stripe(disk, forgetting->indexes[i]);
+		struct chunk_state *state;
+
+		if (!is_locked)
+			(void)pthread_rwlock_wrlock(&stripe->lock);
+		state = disk_state_find(stripe, forgetting->indexes[i]);
+		if (state != NULL && state->extent_count == 0 && state->last_file <= forgetting->through_file) {
+			state->is_journaled = false;
+			disk_state_tidy(disk, stripe, state);
+		}
+		if (!is_locked)
+			(void)pthread_rwlock_unlock(&stripe->lock);
+	}
+}
+
+static int drop_files(struct disk *disk, uint64_t through_file, bool is_locked, struct failure *failure)
+{
+	struct forgetting forgetting = {.through_file = through_file};
+	int result = disk_each_state(disk, is_locked, note_forgettable, &forgetting);
+
+	if (result < 0)
+		result = fail_errno(failure, result, "%s", disk->name);
+	else if (!forgetting.is_used)
+		result = journal_sync(disk->journal, failure); /* no sync to come may look for what is in them */
+	if (result == 0 && !forgetting.is_used)
+		result = journal_drop(disk->journal, through_file, failure);
+	if (result == 0 && !forgetting.is_used) {
+		forget_states(disk, &forgetting, is_locked);
+		disk->journaled_bytes = journal_bytes(disk->journal);
+	}
+	free(forgetting.indexes);
+	return result;
+}
+
+/* Everything in files up to this one, to which nobody appends any more. fold_lock is held. */
+static int fold_through(struct disk *disk, uint64_t through_file, bool is_locked, struct failure *failure)
+{
+	AUTO_FREE struct batch *batch = calloc(1, sizeof(*batch));
+	AUTO_FREE uint8_t *plain = malloc(disk->chunk_bytes);
+	int result;
+
+	if (batch == NULL || plain == NULL)
+		return fail_errno(failure, -ENOMEM, "%s", disk->name);
+	batch->disk = disk;
+	batch->through_file = through_file;
+	batch->is_locked = is_locked;
+	batch->plain = plain;
+	result = is_locked ? disk_commit_pending_locked(disk, failure) : disk_commit_pending(disk, failure);
+	if (result == 0)
+		result = disk_scratch_take(disk, &batch->scratch, failure);
+	if (result == 0)
+		result = fold_batches(batch, failure);
+	disk_scratch_give(disk, batch->scratch);
+	return result == 0 ? drop_files(disk, through_file, is_locked, failure) : result;
+}
+
+static int fold_now(struct disk *disk, bool is_locked, struct failure *failure)
+{
+	return fold_through(disk, journal_roll(disk->journal), is_locked, failure);
+}
+
+int disk_fold_all(struct disk *disk, struct failure *failure)
+{
+	WITH_LOCK(&disk->fold_lock);
+
+	return fold_now(disk, false, failure);
+}
+
+/* ------------------------------------------------------------------ the thread */
+
+static bool is_over(const struct disk *disk, uint64_t bytes, uint64_t entries)
+{
+	return disk->journaled_bytes > bytes || disk->entries > entries;
+}
+
+static bool is_idle(const struct disk *disk)
+{
+	return disk->soft_bytes != UINT64_MAX && disk->journaled_bytes > 0 &&
+	       units_monotonic_seconds() - disk->appended_at > IDLE_SECONDS;
+}
+
+static void wait_for_work_locked(struct disk *disk)
+{
+	struct timespec until;
+
+	(void)clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 1;
+	(void)pthread_cond_timedwait(&disk->fold_wanted, &disk->fold_wait_lock, &until);
+}
+
+static void *fold_in_background(void *opaque)
+{
+	struct disk *disk = opaque;
+
+	(void)pthread_mutex_lock(&disk->fold_wait_lock);
+	while (!disk->fold_is_ending) {
+		struct failure failure = {.code = 0};
+
+		if (!is_over(disk, disk->soft_bytes < disk->hard_bytes ? disk->soft_bytes : disk->hard_bytes,
+			     DISK_ENTRIES_SOFT) &&
+		    !is_idle(disk)) {
+			wait_for_work_locked(disk);
+			continue;
+		}
+		(void)pthread_mutex_unlock(&disk->fold_wait_lock);
+		(void)disk_fold_all(disk, &failure);
+		(void)pthread_mutex_lock(&disk->fold_wait_lock);
+		disk->fold_failure = failure;
+		disk->folds++;
+		(void)pthread_cond_broadcast(&disk->fold_done);
+		if (failure.code != 0 && !disk->fold_is_ending)
+			wait_for_work_locked(disk); /* a full store, for instance: not without a pause */
+	}
+	(void)pthread_mutex_unlock(&disk->fold_wait_lock);
+	return NULL;
+}
+
+int disk_fold_start(struct disk *disk, struct failure *failure)
+{
+	int error = pthread_create(&disk->fold_thread, NULL, fold_in_background, disk);
+
+	if (error != 0)
+		return fail_errno(failure, -error, "%s: a thread for its journal", disk->name);
+	disk->has_fold_thread = true;
+	return 0;
+}
+
+void disk_fold_stop(struct disk *disk)
+{
+	if (!disk->has_fold_thread)
+		return;
+	{
+		WITH_LOCK(&disk->fold_wait_lock);
+		disk->fold_is_ending = true;
+		(void)pthread_cond_broadcast(&disk->fold_wanted);
+	}
+	(void)pthread_join(disk->fold_thread, NULL);
+	disk->has_fold_thread = false;
+}
+
+int disk_fold_throttle(struct disk *disk, struct failure *failure)
+{
+	uint64_t folds;
+
+	if (!is_over(disk, disk->soft_bytes < disk->hard_bytes ? disk->soft_bytes : disk->hard_bytes,
+		     DISK_ENTRIES_SOFT))
+		return 0;
+	WITH_LOCK(&disk->fold_wait_lock);
+	(void)pthread_cond_signal(&disk->fold_wanted);
+	folds = disk->folds;
+	while (is_over(disk, disk->hard_bytes, DISK_ENTRIES_HARD) && disk->has_fold_thread) {
+		struct timespec until;
+
+		(void)pthread_cond_signal(&disk->fold_wanted);
+		(void)clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += 1;
+		(void)pthread_cond_timedwait(&disk->fold_done, &disk->fold_wait_lock, &until);
+		if (disk->folds != folds && disk->fold_failure.code != 0)
+			return fail(failure, disk->fold_failure.code,
+				    "%s: its journal is full, and can't be emptied: %s", disk->name,
+				    disk->fold_failure.message);
+	}
+	return 0;
+}
+
+/* ------------------------------------------------------------------ images */
+
+static int make_image_locked(struct disk *disk, const char *label, uint32_t *ret_number, struct failure *failure)
+{
+	/* what a power cut at this moment would have left: writers go on all the time */
+	const struct store_image_params params = {.label = label,
+						  .consistency = disk->has_fold_thread ? STORE_FROZEN : STORE_CLEAN};
+	int result = fold_now(disk, true, failure);
+
+	if (result < 0)
+		return result;
+	WITH_LOCK(&disk->put_lock);
+	return store_create_image(disk->view, &params, ret_number, failure);
+}
+
+int disk_create_image(struct disk *disk, const char *label, uint32_t *ret_number, struct failure *failure)
+{
+	int result = 0;
+	WITH_LOCK(&disk->fold_lock);
+
+	if (!disk->is_writable)
+		return fail(failure, -EROFS, "%s: opened for reading only", disk->name);
+	for (int i = 0; result == 0 && i < IMAGE_PASSES && disk->entries > IMAGE_REST_ENTRIES; i++)
+		result = fold_now(disk, false, failure);
+	if (result < 0)
+		return result;
+	WITH_LOCK(&disk->commit_lock);
+	disk_lock_all(disk);
+	result = make_image_locked(disk, label, ret_number, failure);
+	disk_unlock_all(disk);
+	return result;
+}

@@ -1,0 +1,619 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The disk engine against a model in memory: many threads, each with a part of the disk of its own (what they share are
+ * chunks, the journal, the cache, commits and folds), with images and clean-up going on. What a crash leaves is tried
+ * on copies of the store's folder.
+ *
+ * WHERRY_TEST_SEED repeats a run.
+ */
+#include "unit_test.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "scratch_folder.h"
+#include "store/disk.h"
+#include "store/store_fake.h"
+
+enum { KIB = 1024, MIB = 1024 * 1024, SECTOR = 512, THREADS = 4 };
+
+static struct scratch_folder scratch;
+static struct chunk_cache *cache;
+static uint64_t seed;
+
+static uint64_t random_number(uint64_t *state, uint64_t below)
+{
+	*state = *state * 6364136223846793005u + 1442695040888963407u;
+	return (*state >> 33) % below;
+}
+
+static void check(int result, const struct failure *failure)
+{
+	if (result != 0)
+		fail_msg("%d: %s", result, failure->message);
+}
+
+static char *in_folder(const char *name)
+{
+	char *path = NULL;
+
+	assert_true(asprintf(&path, "%s/%s", scratch.path, name) > 0);
+	return path;
+}
+
+static void remove_tree(const char *path)
+{
+	char command[1024];
+
+	(void)snprintf(command, sizeof(command), "rm -rf %s", path);
+	assert_int_equal(system(command), 0);
+}
+
+/* As it is at this moment, in the place of what was there. */
+static void copy_tree(const char *from, const char *to)
+{
+	char command[1024];
+
+	remove_tree(to);
+	(void)snprintf(command, sizeof(command), "cp -a %s %s", from, to);
+	assert_int_equal(system(command), 0);
+}
+
+static struct store *open_store(const char *name)
+{
+	struct failure failure = {.code = 0};
+	AUTO_FREE char *path = in_folder(name);
+	struct store *store = NULL;
+
+	check(store_open_local(path, &(struct store_options){.read_only = false}, &store, &failure), &failure);
+	return store;
+}
+
+static struct store *new_store(const char *name, uint32_t chunk_bytes, uint64_t size_bytes)
+{
+	struct failure failure = {.code = 0};
+	AUTO_FREE char *path = in_folder(name);
+	const struct store_disk_params params = {.name = "d", .size_bytes = size_bytes, .sector_bytes = SECTOR};
+	struct store *store;
+
+	remove_tree(path);
+	check(store_create_local(path, chunk_bytes, &failure), &failure);
+	store = open_store(name);
+	check(store_create_disk(store, &params, &failure), &failure);
+	return store;
+}
+
+/* soft_bytes: UINT64_MAX to have nothing folded in the background. */
+static struct disk *open_disk_with(struct store *store, const char *reference_text, bool write, uint64_t soft_bytes)
+{
+	struct failure failure = {.code = 0};
+	struct disk_options options = {.doing = "test_disk",
+				       .cache = cache,
+				       .write = write,
+				       .journal_soft_bytes = soft_bytes,
+				       .journal_hard_bytes = soft_bytes == UINT64_MAX ? UINT64_MAX : 6 * MIB};
+	struct store_reference reference;
+	struct disk *disk = NULL;
+
+	check(store_parse_reference(reference_text, &reference, &failure), &failure);
+	check(disk_open(store, &reference, &options, &disk, &failure), &failure);
+	return disk;
+}
+
+static struct disk *open_disk(struct store *store, const char *reference_text, bool write)
+{
+	return open_disk_with(store, reference_text, write, 2 * MIB);
+}
+
+static void close_disk(struct disk *disk)
+{
+	struct failure failure = {.code = 0};
+
+	check(disk_close(disk, &failure), &failure);
+}
+
+static void write_at(struct disk *disk, const void *data, size_t len_bytes, uint64_t off_bytes, unsigned flags)
+{
+	struct failure failure = {.code = 0};
+
+	check(disk_write(disk, data, len_bytes, off_bytes, flags, &failure), &failure);
+}
+
+static void zero_at(struct disk *disk, uint64_t len_bytes, uint64_t off_bytes, unsigned flags)
+{
+	struct failure failure = {.code = 0};
+
+	check(disk_zero(disk, len_bytes, off_bytes, flags, &failure), &failure);
+}
+
+static void flush(struct disk *disk)
+{
+	struct failure failure = {.code = 0};
+
+	check(disk_flush(disk, &failure), &failure);
+}
+
+static void assert_holds(struct disk *disk, const uint8_t *model, uint64_t off_bytes, uint64_t len_bytes)
+{
+	struct failure failure = {.code = 0};
+	AUTO_FREE uint8_t *read = malloc(len_bytes);
+
+	assert_non_null(read);
+	check(disk_read(disk, read, len_bytes, off_bytes, &failure), &failure);
+	for (uint64_t i = 0; i < len_bytes; i++)
+		if (read[i] != model[off_bytes + i])
+			fail_msg("byte %" PRIu64 " is %02x, not %02x", off_bytes + i, read[i], model[off_bytes + i]);
+}
+
+static void fill(uint64_t *state, uint8_t *data, size_t len_bytes)
+{
+	uint64_t kind = random_number(state, 4);
+
+	for (size_t i = 0; i < len_bytes; i++)
+		data[i] = kind == 0 ? 0 : kind == 1 ? (uint8_t)(i / 100) : (uint8_t)random_number(state, 256);
+}
+
+/* ------------------------------------------------------------------ many threads */
+
+struct worker {
+	struct disk *disk;
+	uint8_t *model; /* of the whole disk; this one's part is [first, end) */
+	uint64_t first, end;
+	uint64_t random;
+	unsigned steps;
+	pthread_t thread;
+};
+
+static void one_step(struct worker *worker, uint8_t *data)
+{
+	uint64_t part = worker->end - worker->first;
+	uint64_t most = random_number(&worker->random, 8) == 0	 ? 700 * KIB
+			: random_number(&worker->random, 3) == 0 ? 70 * KIB
+								 : 9 * KIB;
+	uint64_t off = worker->first + random_number(&worker->random, part);
+	uint64_t len = 1 + random_number(&worker->random, most < worker->end - off ? most : worker->end - off);
+	unsigned flags = random_number(&worker->random, 12) == 0 ? DISK_FUA : 0;
+
+	if (random_number(&worker->random, 2) == 0) { /* as clients do */
+		off -= (off - worker->first) % (4 * KIB);
+		len = len / (4 * KIB) * (4 * KIB);
+	}
+	switch (random_number(&worker->random, 8)) {
+	case 0:
+	case 1:
+	case 2:
+	case 3:
+		fill(&worker->random, data, len);
+		write_at(worker->disk, data, len, off, flags);
+		memcpy(worker->model + off, data, len);
+		break;
+	case 4:
+		zero_at(worker->disk, len, off, flags | (random_number(&worker->random, 2) == 0 ? DISK_TRIM : 0));
+		memset(worker->model + off, 0, len);
+		break;
+	case 5:
+		if (random_number(&worker->random, 6) == 0)
+			flush(worker->disk);
+		break;
+	default:
+		assert_holds(worker->disk, worker->model, off, len);
+		break;
+	}
+}
+
+static void *work(void *opaque)
+{
+	struct worker *worker = opaque;
+	AUTO_FREE uint8_t *data = malloc(MIB);
+
+	assert_non_null(data);
+	for (unsigned i = 0; i < worker->steps; i++)
+		one_step(worker, data);
+	return NULL;
+}
+
+static int check_piece(void *opaque, uint64_t off_bytes, uint64_t len_bytes, bool is_hole, bool is_zero)
+{
+	uint8_t **at = opaque;
+
+	assert_true(len_bytes > 0);
+	assert_true(!is_hole || is_zero);
+	for (uint64_t i = 0; is_zero && i < len_bytes; i++)
+		assert_int_equal(at[0][off_bytes + i], 0);
+	at[1] += len_bytes;
+	return 0;
+}
+
+static void assert_extents(struct disk *disk, uint8_t *model, uint64_t off_bytes, uint64_t len_bytes)
+{
+	struct failure failure = {.code = 0};
+	uint8_t *at[] = {model, model};
+
+	check(disk_extents(disk, off_bytes, len_bytes, check_piece, at, &failure), &failure);
+	assert_int_equal(at[1] - at[0], len_bytes);
+}
+
+static void many_threads_and_a_model(struct store *store, uint64_t size_bytes, unsigned rounds, unsigned steps)
+{
+	AUTO_FREE uint8_t *model = calloc(1, size_bytes);
+	struct disk *disk = open_disk(store, "d", true);
+	struct failure failure = {.code = 0};
+
+	assert_non_null(model);
+	for (unsigned round = 0; round < rounds; round++) {
+		struct worker workers[THREADS];
+		AUTO_FREE char *reference = NULL;
+		struct disk *image;
+		uint32_t number = 0;
+
+		for (unsigned i = 0; i < THREADS; i++) {
+			workers[i] = (struct worker){.disk = disk,
+						     .model = model,
+						     .first = size_bytes * i / THREADS,
+						     .end = size_bytes * (i + 1) / THREADS,
+						     .random = seed * 31 + round * THREADS + i,
+						     .steps = steps};
+			assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+		}
+		check(disk_create_image(disk, "between", &number, &failure), &failure);
+		for (unsigned i = 0; i < THREADS; i++)
+			assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
+		assert_holds(disk, model, 0, size_bytes);
+		assert_extents(disk, model, 0, size_bytes);
+		assert_extents(disk, model, size_bytes / 3, size_bytes / 5);
+		check(disk_create_image(disk, NULL, &number, &failure), &failure);
+		assert_true(asprintf(&reference, "d@%" PRIu32, number) > 0);
+		image = open_disk(store, reference, false);
+		assert_holds(image, model, 0, size_bytes);
+		close_disk(image);
+		if (round % 2 == 1) {
+			close_disk(disk);
+			disk = open_disk(store, "d", true);
+			assert_holds(disk, model, 0, size_bytes);
+		}
+	}
+	close_disk(disk);
+	disk = open_disk(store, "d", false);
+	assert_holds(disk, model, 0, size_bytes);
+	close_disk(disk);
+}
+
+static void threads_see_what_they_wrote(void **state)
+{
+	const uint64_t size_bytes = 24 * MIB + 5 * SECTOR;
+	struct store *store = new_store("store", 64 * KIB, size_bytes);
+	struct failure failure = {.code = 0};
+	struct store_check_report report = {.chunks = 0};
+
+	(void)state;
+	many_threads_and_a_model(store, size_bytes, HAS_SANITIZER ? 2 : 4, HAS_SANITIZER ? 100 : 300);
+	check(store_check(store, &(struct store_check_params){.deep = true}, &report, &failure), &failure);
+	assert_true(report.is_clean);
+	store_check_report_free(&report);
+	store_close(store);
+}
+
+static void the_fake_store_serves_as_well(void **state)
+{
+	const uint64_t size_bytes = 9 * MIB + 77;
+	const struct store_disk_params params = {.name = "d", .size_bytes = size_bytes, .sector_bytes = SECTOR};
+	struct failure failure = {.code = 0};
+	AUTO_FREE char *files = in_folder("files");
+	struct store *store = NULL;
+
+	(void)state;
+	assert_int_equal(mkdir(files, 0700), 0);
+	assert_int_equal(store_fake_new(&(struct store_fake_options){.chunk_bytes = 16 * KIB}, &store), 0);
+	assert_int_equal(store_fake_set_files(store, files), 0);
+	check(store_create_disk(store, &params, &failure), &failure);
+	many_threads_and_a_model(store, size_bytes, 2, HAS_SANITIZER ? 60 : 150);
+	store_close(store);
+}
+
+/* ------------------------------------------------------------------ crashes */
+
+/* A copy of the store as it is on disk at this moment is what a killed process leaves. */
+static struct store *crashed_copy(void)
+{
+	AUTO_FREE char *from = in_folder("store");
+	AUTO_FREE char *to = in_folder("crashed");
+
+	copy_tree(from, to);
+	return open_store("crashed");
+}
+
+static void what_was_flushed_survives_a_crash(void **state)
+{
+	const uint64_t size_bytes = 6 * MIB + SECTOR;
+	struct store *store = new_store("store", 64 * KIB, size_bytes);
+	AUTO_FREE uint8_t *flushed = calloc(1, size_bytes);
+	AUTO_FREE uint8_t *model = calloc(1, size_bytes);
+	AUTO_FREE uint8_t *read = malloc(size_bytes);
+	struct disk *disk =
+		open_disk_with(store, "d", true, UINT64_MAX); /* a copy takes time: nobody may write meanwhile */
+	struct failure failure = {.code = 0};
+	struct worker worker = {.disk = disk, .model = model, .end = size_bytes, .random = seed, .steps = 40};
+
+	(void)state;
+	assert_true(flushed != NULL && model != NULL && read != NULL);
+	for (int i = 0; i < (HAS_SANITIZER ? 5 : 15); i++) {
+		struct store *copy;
+		struct disk *after;
+
+		(void)work(&worker);
+		flush(disk);
+		memcpy(flushed, model, size_bytes);
+		worker.steps = 1;
+		(void)work(&worker);
+		worker.steps = 40;
+		copy = crashed_copy();
+		after = open_disk(copy, "d", i % 2 == 0);
+		check(disk_read(after, read, size_bytes, 0, &failure), &failure);
+		for (uint64_t at = 0; at < size_bytes; at += SECTOR) {
+			size_t len = size_bytes - at < SECTOR ? (size_t)(size_bytes - at) : SECTOR;
+
+			if (memcmp(read + at, flushed + at, len) != 0)
+				assert_memory_equal(read + at, model + at, len);
+		}
+		close_disk(after);
+		after = open_disk(copy, "d", true); /* folded by now */
+		assert_holds(after, read, 0, size_bytes);
+		close_disk(after);
+		store_close(copy);
+	}
+	close_disk(disk);
+	store_close(store);
+}
+
+static const char *journal_file(const char *store_name)
+{
+	char command[1024];
+	static char line[1024];
+	FILE *list;
+
+	(void)snprintf(command, sizeof(command), "ls %s/%s/journal/*/*.wj | tail -n 1", scratch.path, store_name);
+	list = popen(command, "r");
+	assert_non_null(list);
+	assert_non_null(fgets(line, sizeof(line), list));
+	(void)pclose(list);
+	line[strcspn(line, "\n")] = '\0';
+	return line;
+}
+
+/* The file's last record is cut off, or zeroed, from one of its bytes on (each of them: test_journal.c): the writes
+ * before are there, that one is there whole or not at all. */
+static void a_torn_record_is_old_or_new(void **state)
+{
+	const uint64_t size_bytes = MIB;
+	struct store *store = new_store("store", 64 * KIB, size_bytes);
+	struct disk *disk = open_disk_with(store, "d", true, UINT64_MAX);
+	uint8_t first[3000], second[1000], read[4000];
+	struct failure failure = {.code = 0};
+	AUTO_FREE char *origin = in_folder("origin");
+	const int end = 64 + (56 + 3000) + (56 + 1000); /* journal.c: headers of the file and of the records */
+
+	(void)state;
+	memset(first, 1, sizeof(first));
+	memset(second, 2, sizeof(second));
+	write_at(disk, first, sizeof(first), 100, 0);
+	flush(disk);
+	write_at(disk, second, sizeof(second), 2000, 0);
+	{
+		AUTO_FREE char *from = in_folder("store");
+
+		copy_tree(from, origin);
+	}
+	close_disk(disk);
+	store_close(store);
+	const int cuts[] = {end - 1056, end - 1055, end - 1040, end - 1001, end - 1000,
+			    end - 999,	end - 500,  end - 1,	end};
+
+	for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
+		const int cut = cuts[i];
+		AUTO_FREE char *copy = in_folder("crashed");
+		const char *file;
+		bool is_new = cut == end;
+
+		copy_tree(origin, copy);
+		file = journal_file("crashed");
+		if (cut % 2 == 0) {
+			assert_int_equal(truncate(file, cut), 0);
+		} else {
+			AUTO_CLOSE int fd = open(file, O_WRONLY | O_CLOEXEC);
+			AUTO_FREE uint8_t *zeros = calloc(1, 4096);
+
+			assert_true(fd >= 0 && pwrite(fd, zeros, 1200, cut) == 1200);
+		}
+		store = open_store("crashed");
+		disk = open_disk(store, "d", cut % 3 == 0);
+		check(disk_read(disk, read, sizeof(read), 0, &failure), &failure);
+		assert_memory_equal(read + 100, first, 1900);
+		assert_memory_equal(read + 2000, is_new ? second : first, 1000);
+		assert_memory_equal(read + 3000, first, 100);
+		close_disk(disk);
+		store_close(store);
+	}
+}
+
+/* A flushed record that is damaged, with a later one behind it that knows that it was flushed: not taken for a torn
+ * end. */
+static void damage_of_what_was_flushed_is_said(void **state)
+{
+	struct store *store = new_store("store", 64 * KIB, MIB);
+	struct disk *disk = open_disk_with(store, "d", true, UINT64_MAX);
+	struct store_reference reference = {.disk = "d"};
+	struct failure failure = {.code = 0};
+	uint8_t data[4096];
+	struct store *copy;
+
+	(void)state;
+	memset(data, 7, sizeof(data));
+	write_at(disk, data, sizeof(data), 0, 0);
+	flush(disk);
+	write_at(disk, data, sizeof(data), 8192, 0);
+	copy = crashed_copy();
+	store_close(copy);
+	{
+		AUTO_CLOSE int fd = open(journal_file("crashed"), O_WRONLY | O_CLOEXEC);
+
+		assert_true(fd >= 0 && pwrite(fd, "x", 1, 64 + 56 + 1000) == 1);
+	}
+	copy = open_store("crashed");
+	assert_int_equal(disk_open(copy, &reference,
+				   &(struct disk_options){.doing = "test", .cache = cache, .write = true}, &disk,
+				   &failure),
+			 -EBADMSG);
+	assert_non_null(strstr(failure.message, "damaged"));
+	store_close(copy);
+}
+
+/* ------------------------------------------------------------------ the rest */
+
+static void requests_out_of_range_are_refused(void **state)
+{
+	struct store *store = new_store("store", 64 * KIB, MIB);
+	struct disk *disk = open_disk(store, "d", true);
+	struct failure failure = {.code = 0};
+	uint8_t data[512] = {1};
+
+	(void)state;
+	assert_int_equal(disk_read(disk, data, 512, MIB - 511, &failure), -EINVAL);
+	assert_int_equal(disk_read(disk, data, 512, UINT64_MAX - 100, NULL), -EINVAL);
+	assert_int_equal(disk_write(disk, data, 512, MIB - 511, 0, NULL), -ENOSPC);
+	assert_int_equal(disk_zero(disk, UINT64_MAX, 1, 0, NULL), -ENOSPC);
+	assert_int_equal(disk_write(disk, data, 512, MIB - 512, DISK_FUA, NULL), 0);
+	close_disk(disk);
+	store_close(store);
+}
+
+static void a_disk_has_one_opener_and_images_by_request(void **state)
+{
+	struct store *store = new_store("store", 64 * KIB, MIB);
+	struct disk *disk = open_disk(store, "d", true), *image;
+	struct store_reference reference = {.disk = "d"};
+	struct failure failure = {.code = 0};
+	struct store *other = open_store("store");
+	uint8_t data[512];
+	uint8_t *model = calloc(1, MIB);
+	uint32_t number = 0;
+	struct disk *second = NULL;
+
+	(void)state;
+	memset(data, 9, sizeof(data));
+	memcpy(model + 700, data, sizeof(data));
+	write_at(disk, data, sizeof(data), 700, 0);
+	assert_int_equal(disk_open(other, &reference,
+				   &(struct disk_options){.doing = "x", .cache = cache, .write = true}, &second,
+				   &failure),
+			 -EBUSY);
+	assert_non_null(strstr(failure.message, "test_disk"));
+	failure.code = 0;
+	failure.message[0] = '\0';
+	check(store_request_image(other, "d", "asked for", "test", &number, &failure), &failure);
+	assert_int_equal(number, 1);
+	image = open_disk(other, "d@1", false);
+	assert_holds(image, model, 0, MIB);
+	assert_int_equal(disk_write(image, data, 512, 0, 0, NULL), -EROFS);
+	close_disk(image);
+	close_disk(disk);
+	check(store_request_image(other, "d", NULL, "test", &number, &failure), &failure);
+	assert_int_equal(number, 2);
+	free(model);
+	store_close(other);
+	store_close(store);
+}
+
+static void a_mirror_is_not_written_by_accident(void **state)
+{
+	struct store *store = new_store("store", 64 * KIB, MIB);
+	const struct store_disk_params params = {
+		.name = "m", .size_bytes = MIB, .sector_bytes = SECTOR, .mirror_of = "/dev/sda"};
+	struct store_reference reference = {.disk = "m"};
+	struct failure failure = {.code = 0};
+	struct disk *disk = NULL;
+	struct disk_options options = {.doing = "x", .cache = cache, .write = true};
+
+	(void)state;
+	check(store_create_disk(store, &params, &failure), &failure);
+	assert_int_equal(disk_open(store, &reference, &options, &disk, &failure), -EPERM);
+	assert_non_null(strstr(failure.message, "rw=mirror"));
+	options.write_mirror = true;
+	failure.code = 0;
+	check(disk_open(store, &reference, &options, &disk, NULL), &failure);
+	close_disk(disk);
+	store_close(store);
+}
+
+/* 1 TiB: what is zeroed and asked for is large, what there is of it is not. */
+static void large_ranges_cost_what_is_there(void **state)
+{
+	const uint64_t size_bytes = (uint64_t)1 << 40;
+	struct store *store = new_store("store", 64 * KIB, size_bytes);
+	struct disk *disk = open_disk(store, "d", true);
+	uint8_t data[8192];
+	uint8_t zeros[8192] = {0}, read[8192];
+	struct failure failure = {.code = 0};
+
+	(void)state;
+	memset(data, 5, sizeof(data));
+	write_at(disk, data, sizeof(data), 100 * MIB + 4096, 0);
+	write_at(disk, data, sizeof(data), size_bytes / 2, 0);
+	zero_at(disk, size_bytes - 4096, 2048, DISK_TRIM);
+	check(disk_read(disk, read, sizeof(read), size_bytes / 2, &failure), &failure);
+	assert_memory_equal(read, zeros, sizeof(read));
+	write_at(disk, data, sizeof(data), size_bytes / 2 + 512, DISK_FUA);
+	close_disk(disk);
+	disk = open_disk(store, "d", false);
+	check(disk_read(disk, read, sizeof(read), 100 * MIB + 4096, &failure), &failure);
+	assert_memory_equal(read, zeros, sizeof(read));
+	check(disk_read(disk, read, sizeof(read), size_bytes / 2 + 512, &failure), &failure);
+	assert_memory_equal(read, data, sizeof(read));
+	close_disk(disk);
+	store_close(store);
+}
+
+static int make_folder(void **state)
+{
+	struct failure failure = {.code = 0};
+	const char *given = getenv("WHERRY_TEST_SEED");
+
+	(void)state;
+	scratch_folder_make(&scratch);
+	seed = given != NULL ? strtoull(given, NULL, 10) : (uint64_t)time(NULL);
+	print_message("WHERRY_TEST_SEED=%" PRIu64 "\n", seed);
+	return chunk_cache_new(CHUNK_CACHE_LEAST_BYTES, &cache, &failure);
+}
+
+static int remove_folder(void **state)
+{
+	(void)state;
+	chunk_cache_free(cache);
+	scratch_folder_remove(&scratch);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(requests_out_of_range_are_refused),
+		cmocka_unit_test(a_disk_has_one_opener_and_images_by_request),
+		cmocka_unit_test(a_mirror_is_not_written_by_accident),
+		cmocka_unit_test(large_ranges_cost_what_is_there),
+		cmocka_unit_test(a_torn_record_is_old_or_new),
+		cmocka_unit_test(damage_of_what_was_flushed_is_said),
+		cmocka_unit_test(what_was_flushed_survives_a_crash),
+		cmocka_unit_test(threads_see_what_they_wrote),
+		cmocka_unit_test(the_fake_store_serves_as_well),
+	};
+
+	return cmocka_run_group_tests_name("disk", tests, make_folder, remove_folder);
+}
