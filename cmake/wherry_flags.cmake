@@ -37,6 +37,14 @@ if(WHERRY_SANITIZE)
 	endif()
 endif()
 
+if(WHERRY_FUZZ)
+	if(NOT CMAKE_C_COMPILER_ID STREQUAL "Clang")
+		message(FATAL_ERROR "WHERRY_FUZZ takes clang: cmake --preset fuzz, or -DCMAKE_C_COMPILER=clang")
+	endif()
+	# Everything tells where it goes; the fuzzer itself, with its main(), is linked by tests/fuzz alone.
+	add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 if(WHERRY_COVERAGE)
 	add_compile_options(--coverage)
 	add_link_options(--coverage)
