@@ -462,7 +462,7 @@ static int find_layout(struct plan_maker *maker, bool *ret_is_understood, struct
 static int exempt_gap(struct plan_maker *maker, uint64_t first, uint64_t end, struct failure *failure)
 {
 	struct segment inside = {
-		.first = first == 0 ? DISK_HEAD_BYTES : first + PLAN_EDGE_BYTES,
+		.first = first + PLAN_EDGE_BYTES < DISK_HEAD_BYTES ? DISK_HEAD_BYTES : first + PLAN_EDGE_BYTES,
 		.kind = SEGMENT_LEFT_OUT,
 		.why = "gap between partitions",
 	};

@@ -671,6 +671,19 @@ static void protective_mbr_without_gpt_is_read_whole(void **state)
 	close_plan(&opened);
 }
 
+static void head_of_the_disk_is_no_gap(void **state)
+{
+	struct opened opened;
+
+	(void)state;
+	make_disk("disk", "512M", "-X dos", "start=1M,size=1M\\nstart=100M,size=64M\\n");
+	open_plan(&opened, "disk", false);
+	AUTO_WALKED struct walked walked = walk(&opened);
+	assert_int_equal(left_out_in(&walked, 0, 16 * MIB), 0); /* also behind a small first partition */
+	assert_int_equal(left_out_in(&walked, 16 * MIB, 100 * MIB), 83 * MIB);
+	close_plan(&opened);
+}
+
 static void other_kinds_of_tables_are_read_whole(void **state)
 {
 	(void)state;
@@ -1261,6 +1274,7 @@ int main(void)
 		cmocka_unit_test(entries_that_libfdisk_passes_over_are_read),
 		cmocka_unit_test(hybrid_mbr_adds_what_is_read),
 		cmocka_unit_test(protective_mbr_without_gpt_is_read_whole),
+		cmocka_unit_test(head_of_the_disk_is_no_gap),
 		cmocka_unit_test(other_kinds_of_tables_are_read_whole),
 		cmocka_unit_test(overlapping_partitions_are_read),
 		cmocka_unit_test(partition_beyond_the_end_is_cut_off),
