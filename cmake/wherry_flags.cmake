@@ -43,6 +43,8 @@ if(WHERRY_FUZZ)
 	endif()
 	# Everything tells where it goes; the fuzzer itself, with its main(), is linked by tests/fuzz alone.
 	add_compile_options(-fsanitize=fuzzer-no-link)
+	# What a plan copies of each disk and partition to look at: 16 times as many disks a second.
+	add_compile_definitions(PLAN_EDGE_BYTES=65536)
 endif()
 
 if(WHERRY_COVERAGE)
