@@ -484,6 +484,9 @@ static int exempt_gaps(struct plan_maker *maker, struct failure *failure)
 	uint64_t position = 0;
 	int error = 0;
 
+	/* A table without a partition isn't reason enough to leave out a whole disk, whatever an MBR beside it mentions. */
+	if (plan->partition_count == 0)
+		return 0;
 	for (unsigned i = 0; i < plan->partition_count && error == 0; i++)
 		error = plan_spans_add(&used, plan->partitions[i].off_bytes,
 				       plan->partitions[i].off_bytes + plan->partitions[i].len_bytes, failure);
@@ -491,7 +494,6 @@ static int exempt_gaps(struct plan_maker *maker, struct failure *failure)
 		error = plan_spans_add(&used, maker->table.mentioned.spans[i].first,
 				       maker->table.mentioned.spans[i].end, failure);
 	plan_spans_normalise(&used);
-	/* A table without a partition isn't reason enough to leave out a whole disk. */
 	for (size_t i = 0; i < used.count && error == 0; i++) {
 		error = exempt_gap(maker, position, used.spans[i].first, failure);
 		position = used.spans[i].end;

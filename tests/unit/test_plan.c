@@ -652,6 +652,18 @@ static void hybrid_mbr_adds_what_is_read(void **state)
 	close_plan(&opened);
 }
 
+static void gpt_without_partitions_and_hybrid_mbr_is_read_whole(void **state)
+{
+	uint8_t entry[16] = {[4] = 0x0c};
+
+	(void)state;
+	make_disk("disk", "512M", "", "label: gpt\\n");
+	bytes_put_le32(entry + 8, 200 * 2048);
+	bytes_put_le32(entry + 12, 50 * 2048);
+	put_bytes("disk", 446 + 16, entry, sizeof(entry));
+	assert_read_whole("disk", NULL);
+}
+
 static void protective_mbr_without_gpt_is_read_whole(void **state)
 {
 	const uint8_t nothing[512] = {0};
@@ -1273,6 +1285,7 @@ int main(void)
 		cmocka_unit_test(more_logical_partitions_than_libfdisk_reads_are_read),
 		cmocka_unit_test(entries_that_libfdisk_passes_over_are_read),
 		cmocka_unit_test(hybrid_mbr_adds_what_is_read),
+		cmocka_unit_test(gpt_without_partitions_and_hybrid_mbr_is_read_whole),
 		cmocka_unit_test(protective_mbr_without_gpt_is_read_whole),
 		cmocka_unit_test(head_of_the_disk_is_no_gap),
 		cmocka_unit_test(other_kinds_of_tables_are_read_whole),
