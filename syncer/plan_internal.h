@@ -26,12 +26,13 @@
 #include "syncer/source.h"
 
 #ifndef PLAN_EDGE_BYTES
-#define PLAN_EDGE_BYTES (1024 * 1024) /* head and tail of a disk, a partition, a gap; the fuzzers have no time for that */
+#define PLAN_EDGE_BYTES \
+	(1024 * 1024) /* head and tail of a disk, a partition, a gap; the fuzzers have no time for that */
 #endif
 enum {
-	PLAN_PIECE_BYTES = 64 * 1024,  /* one read of metadata; a read costs a round trip, more bytes cost little */
-	PLAN_MAX_PARTITIONS = 256,     /* each costs a few reads */
-	PLAN_WHY_BYTES = 96,	       /* sizeof plan_partition.why_whole */
+	PLAN_PIECE_BYTES = 64 * 1024, /* one read of metadata; a read costs a round trip, more bytes cost little */
+	PLAN_MAX_PARTITIONS = 256,    /* each costs a few reads */
+	PLAN_WHY_BYTES = 96,	      /* sizeof plan_partition.why_whole */
 	PLAN_REQUEST_ALIGNMENT_BYTES = 4096, /* left-out ranges start and end on it where they can, so that reads do */
 };
 

@@ -23,6 +23,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes);
 
+/* Of libFuzzer: changes the bytes in place, returns how many there are then. */
+size_t LLVMFuzzerMutate(uint8_t *data, size_t len_bytes, size_t most_bytes);
+
 #define require(condition)                                                                                   \
 	do {                                                                                                 \
 		if (!(condition)) {                                                                          \

@@ -19,6 +19,8 @@
 
 enum { HEAD_BYTES = 16 << 20, STEPS_MOST = 2000 };
 
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t len_bytes, size_t most_bytes, unsigned int seed);
+
 static bool overlaps(const struct plan_partition *partition, uint64_t first, uint64_t end)
 {
 	return partition->off_bytes < end && first < partition->off_bytes + partition->len_bytes;
@@ -97,6 +99,14 @@ static void walk(struct plan *plan, const struct memory_disk *disk)
 			check_inside(plan, &range);
 		off_bytes += range.len_bytes;
 	}
+}
+
+/* One in four is left to libFuzzer's own ways, which also make pieces and take them away. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t len_bytes, size_t most_bytes, unsigned int seed)
+{
+	if (seed % 4 == 0 || len_bytes == 0)
+		return LLVMFuzzerMutate(data, len_bytes, most_bytes);
+	return memory_disk_mutate(data, len_bytes, seed / 4);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)

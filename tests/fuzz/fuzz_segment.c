@@ -27,6 +27,9 @@
 
 enum { IS_RAW = 1, BREAKS_HEAD = 2, WALKS_ONLY = 4, REBUILDS_TWICE = 8, CHECKS = 16, SEGMENT = 1 };
 enum { READS_MOST = 64, CHUNKS_TO_READ = 8, IMAGES_TO_READ = 4 };
+enum { PAGE_BYTES = STORE_MAP_PAGE_ENTRIES * SEGMENT_MAKER_CHUNK_BYTES };
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t len_bytes, size_t most_bytes, unsigned int seed);
 
 static struct codec *codec;
 static char store_path[300];
@@ -129,19 +132,23 @@ static bool rebuild(struct store_rebuild_report *ret_report)
 	return result == 0;
 }
 
-/* The first chunks of a disk or an image: each is there or refused. */
+/* The first chunks of a disk or an image: each is there or refused. Nothing is behind its end. */
 static void read_some(struct store *store, const struct store_reference *reference, struct store_scratch *scratch)
 {
 	AUTO_FREE uint8_t *plain = malloc(SEGMENT_MAKER_CHUNK_BYTES);
 	AUTO_FREE struct store_map_page *page = malloc(sizeof(*page));
 	struct failure failure = {.code = 0};
 	struct store_view *view = NULL;
+	uint64_t size_bytes, beyond;
 
 	require(plain != NULL && page != NULL);
 	require(store_view_open(store, reference, VIEW_READ, "fuzz", &view, &failure) == 0);
+	size_bytes = store_view_size(view);
+	require(store_view_next_page(view, size_bytes / PAGE_BYTES + 1, &beyond, &failure) == 0 &&
+		beyond == UINT64_MAX);
 	require(store_view_map(view, 0, page, &failure) == 0);
 	for (unsigned i = 0; i < CHUNKS_TO_READ; i++) {
-		uint64_t off_bytes = (uint64_t)i * SEGMENT_MAKER_CHUNK_BYTES, size_bytes = store_view_size(view);
+		uint64_t off_bytes = (uint64_t)i * SEGMENT_MAKER_CHUNK_BYTES;
 		struct failure flaw = {.code = 0};
 		int result;
 
@@ -219,6 +226,17 @@ static void check_rebuild(uint8_t flags)
 		store_rebuild_report_free(&again);
 	}
 	store_rebuild_report_free(&report);
+}
+
+/* One in eight is left to libFuzzer's own ways; a segment as it is, always. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t len_bytes, size_t most_bytes, unsigned int seed)
+{
+	size_t head_bytes = len_bytes > 0 && (data[0] & BREAKS_HEAD) != 0 ? 3 : 1;
+
+	if (seed % 8 == 0 || len_bytes <= head_bytes || (data[0] & IS_RAW) != 0)
+		return LLVMFuzzerMutate(data, len_bytes, most_bytes);
+	return head_bytes +
+	       segment_mutate(data + head_bytes, len_bytes - head_bytes, most_bytes - head_bytes, seed / 8);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)

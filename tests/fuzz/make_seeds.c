@@ -103,7 +103,7 @@ static void make_records(void)
 
 /* ---- entries of logs ---- */
 
-enum { ENTRY_HEAD_BYTES = 66, GIB_BYTES = 1 << 30 };
+enum { ENTRY_HEAD_BYTES = 66, DISK_CHUNKS = 2 * CATALOG_PAGE_ENTRIES };
 
 static struct log_entry entry_of(enum log_op op)
 {
@@ -113,8 +113,9 @@ static struct log_entry entry_of(enum log_op op)
 	static struct log_run runs[] = {
 		{.first_chunk = 0, .chunk_count = 2, .kind = LOG_RUN_CHUNKS, .digests = digests},
 		{.first_chunk = 2, .chunk_count = 5, .kind = LOG_RUN_ZERO},
-		{.first_chunk = 300, .chunk_count = 1, .kind = LOG_RUN_CHUNKS, .digests = digests + 2},
-		{.first_chunk = 400, .chunk_count = 1000, .kind = LOG_RUN_NOTHING},
+		{.first_chunk = 300, .chunk_count = 100, .kind = LOG_RUN_NOTHING},
+		/* the disk's last one: whatever moves it on is over the end */
+		{.first_chunk = DISK_CHUNKS - 1, .chunk_count = 1, .kind = LOG_RUN_CHUNKS, .digests = digests + 2},
 	};
 
 	return (struct log_entry){
@@ -124,7 +125,7 @@ static struct log_entry entry_of(enum log_op op)
 		.predecessor = {op == LOG_CREATE ? 0 : 1},
 		.time_seconds = 1700000000,
 		.name = name,
-		.size_bytes = GIB_BYTES,
+		.size_bytes = DISK_CHUNKS * SEGMENT_MAKER_CHUNK_BYTES,
 		.sector_bytes = 512,
 		.chunk_bytes = SEGMENT_MAKER_CHUNK_BYTES,
 		.generation = 1,
@@ -239,6 +240,12 @@ static void make_segments(void)
 		}
 		if (variant == 3)
 			put_log_item(&seed, 0, LOG_REMOVE, 0);
+		if (variant == 1) {
+			byte_writer_u8(&seed, ITEM_CHUNK | ITEM_LIES);
+			byte_writer_le32(&seed, 24);
+			put_le16(&seed, 24);
+			byte_writer_bytes(&seed, "as long as its header says", 24);
+		}
 		if (variant == 5)
 			put_log_item(&seed, 0, LOG_CREATE, ENTRY_OTHER_DISK);
 		write_seed_and_free("segment", &seed);
@@ -247,15 +254,17 @@ static void make_segments(void)
 
 /* ---- layouts ---- */
 
-/* A disk image as pieces: what isn't zero, in sectors. */
+/*
+ * A disk image as pieces: sectors that aren't zero, each without the zeros at its end. The fewer bytes, the more often
+ * a mutation hits one that matters.
+ */
 static void write_layout_seed(const char *image, uint8_t flags)
 {
-	enum { SECTOR_BYTES = MEMORY_DISK_SECTOR_BYTES, RUN_MOST_SECTORS = 16 };
+	enum { SECTOR_BYTES = MEMORY_DISK_SECTOR_BYTES };
 	AUTO_CLOSE int fd = open(image, O_RDONLY | O_CLOEXEC);
 	struct byte_writer seed = BYTE_WRITER_EMPTY;
-	uint8_t sector[SECTOR_BYTES], run[RUN_MOST_SECTORS * SECTOR_BYTES];
+	uint8_t sector[SECTOR_BYTES];
 	struct stat status;
-	size_t run_sectors = 0;
 	uint32_t sectors;
 
 	require(fd >= 0 && fstat(fd, &status) == 0);
@@ -263,18 +272,17 @@ static void write_layout_seed(const char *image, uint8_t flags)
 	byte_writer_u8(&seed, flags);
 	byte_writer_u8(&seed, 11); /* in MiB */
 	put_le16(&seed, sectors / 2048 - 1);
-	for (uint32_t at = 0; at <= sectors; at++) {
-		bool is_zero = at == sectors || pread(fd, sector, sizeof(sector), (off_t)at * SECTOR_BYTES) <= 0 ||
-			       bytes_are_zero(sector, sizeof(sector));
+	for (uint32_t at = 0; at < sectors; at++) {
+		size_t len_bytes = SECTOR_BYTES;
 
-		if (run_sectors > 0 && (is_zero || run_sectors == RUN_MOST_SECTORS)) {
-			byte_writer_le32(&seed, at - (uint32_t)run_sectors);
-			put_le16(&seed, run_sectors * SECTOR_BYTES);
-			byte_writer_bytes(&seed, run, run_sectors * SECTOR_BYTES);
-			run_sectors = 0;
-		}
-		if (!is_zero)
-			memcpy(run + SECTOR_BYTES * run_sectors++, sector, SECTOR_BYTES);
+		require(pread(fd, sector, sizeof(sector), (off_t)at * SECTOR_BYTES) == SECTOR_BYTES);
+		while (len_bytes > 0 && sector[len_bytes - 1] == 0)
+			len_bytes--;
+		if (len_bytes == 0)
+			continue;
+		byte_writer_le32(&seed, at);
+		put_le16(&seed, len_bytes);
+		byte_writer_bytes(&seed, sector, len_bytes);
 	}
 	write_seed_and_free("layout", &seed);
 }
@@ -295,19 +303,20 @@ static void make_layout(const char *image, unsigned mib, const char *script, con
 
 static void make_layouts(void)
 {
-	static const char gpt[] = "label: gpt\\nstart=2048,size=8192\\nstart=40960,size=4096,type=swap\\n";
+	static const char gpt[] = "label: gpt\\nstart=2048,size=16384\\nstart=40960,size=4096,type=swap\\n";
 	static const char dos[] =
-		"label: dos\\nstart=2048,size=8192\\nstart=49152,size=8192,type=5\\nstart=51200,size=2048\\n";
+		"label: dos\\nstart=2048,size=16384\\nstart=49152,size=8192,type=5\\nstart=51200,size=2048\\n";
+	static const char two[] = "label: dos\\nstart=2048,size=16384\\nstart=49152,size=16384\\n";
 	static const char ext4[] = "mke2fs -Fq -t ext4 -O ^metadata_csum,^has_journal,^resize_inode -N 16 -E "
-				   "offset=1048576,nodiscard -b 1024 $image 4096; true";
+				   "offset=1048576,nodiscard -b 1024 $image 8192; true";
 	static const char whole[] = "mke2fs -Fq -t ext2 -O ^resize_inode -N 16 -b 1024 -g 1024 $image";
 	static const char whole_4k[] = "mke2fs -Fq -t ext4 -O ^has_journal,^resize_inode -N 16 -b 4096 $image";
 	static const char swap[] = "mkswap $image";
 	char image[512];
 
 	(void)snprintf(image, sizeof(image), "%s/image", folder);
-	make_layout(image, 64, gpt, ext4, 0);
-	make_layout(image, 64, gpt, NULL, MEMORY_DISK_MEND);
+	make_layout(image, 64, gpt, ext4, MEMORY_DISK_MEND);
+	make_layout(image, 64, two, ext4, MEMORY_DISK_IS_DEVICE);
 	make_layout(image, 64, dos, ext4, MEMORY_DISK_IS_DEVICE);
 	make_layout(image, 64, dos, NULL, MEMORY_DISK_READ_ALL | MEMORY_DISK_KNOWS_HOLES);
 	make_layout(image, 4, NULL, whole, MEMORY_DISK_IS_DEVICE | MEMORY_DISK_KNOWS_HOLES);

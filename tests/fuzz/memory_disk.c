@@ -238,3 +238,31 @@ void memory_disk_make(struct memory_disk *disk, struct fuzz_input *input)
 			mend_gpt(disk, size_bytes - sector_bytes, sector_bytes);
 		}
 }
+
+/* ---- mutation ---- */
+
+/*
+ * Most bytes of a disk mean nothing. Those that do are not zero, mostly, and numbers of a few bytes: so a small window
+ * that starts at such a byte of some piece is given to libFuzzer.
+ */
+size_t memory_disk_mutate(uint8_t *data, size_t len_bytes, unsigned random)
+{
+	struct fuzz_input input = {data, len_bytes};
+	struct memory_disk disk;
+	const struct memory_piece *piece;
+	size_t at_byte, window_bytes = (size_t)1 << random % 5;
+
+	memory_disk_make(&disk, &input);
+	random /= 5;
+	disk.piece_count -= disk.mended_count; /* those came last, and are no part of the input */
+	if (disk.piece_count == 0)
+		return len_bytes;
+	piece = &disk.pieces[random % disk.piece_count];
+	random /= disk.piece_count;
+	at_byte = random % piece->len_bytes;
+	for (unsigned tries = 0; tries < piece->len_bytes && piece->bytes[at_byte] == 0; tries++)
+		at_byte = (at_byte + 1) % piece->len_bytes;
+	window_bytes = (size_t)smaller(window_bytes, piece->len_bytes - at_byte);
+	(void)LLVMFuzzerMutate(data + (piece->bytes - data) + at_byte, window_bytes, window_bytes);
+	return len_bytes;
+}

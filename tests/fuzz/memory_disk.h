@@ -52,6 +52,9 @@ struct memory_disk {
 void memory_disk_make(struct memory_disk *disk, struct fuzz_input *input);
 void memory_disk_get(const struct memory_disk *disk, void *buffer, size_t len_bytes, uint64_t off_bytes);
 
+/* Changes a few bytes of one piece; of such a disk as bytes. Returns how many there are. */
+size_t memory_disk_mutate(uint8_t *data, size_t len_bytes, unsigned random);
+
 /* Is the first byte in a piece, and how far does that hold? */
 bool memory_disk_has(const struct memory_disk *disk, uint64_t off_bytes, uint64_t most_bytes, uint64_t *ret_len_bytes);
 

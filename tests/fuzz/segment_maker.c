@@ -47,8 +47,11 @@ static void put_record(struct maker *maker, uint8_t what, uint32_t lie_bytes, st
 	header->payload_checksum = record_payload_checksum(stored, stored_bytes);
 	if ((what & ITEM_BAD_PAYLOAD) != 0)
 		header->payload_checksum ^= 1;
-	if ((what & ITEM_LIES) != 0)
+	if ((what & ITEM_LIES) != 0) {
 		header->stored_bytes = lie_bytes;
+		if (header->codec == CODEC_PLAIN)
+			header->plain_bytes = lie_bytes; /* or the header alone would give it away */
+	}
 	if ((what & ITEM_BAD_DIGEST) != 0)
 		header->digest[0] ^= 1;
 	record_header_encode(header, header_bytes);
@@ -173,4 +176,90 @@ void segment_make(const uint8_t store_id[STORE_ID_BYTES], uint32_t number, struc
 	while (input->left_bytes > 0 && ret_segment->len_bytes < SEGMENT_MAKER_MOST_BYTES)
 		put_item(&maker, input);
 	require(!ret_segment->failed);
+}
+
+/* ---- mutation ---- */
+
+struct item {
+	size_t at_byte, fields_bytes, len_bytes; /* in the input: where, what stands before its bytes, those */
+};
+
+static unsigned find_items(const uint8_t *data, size_t len_bytes, struct item *ret_items, unsigned most)
+{
+	struct fuzz_input input = {data, len_bytes};
+	unsigned count = 0;
+
+	while (input.left_bytes > 0 && count < most) {
+		size_t at_byte = len_bytes - input.left_bytes, item_bytes;
+		uint8_t what = input_u8(&input);
+
+		if ((what & ITEM_KIND_MASK) == ITEM_LOG)
+			(void)input_u8(&input);
+		if ((what & ITEM_LIES) != 0)
+			(void)input_le(&input, 4);
+		item_bytes = input_le(&input, 2);
+		ret_items[count] =
+			(struct item){.at_byte = at_byte, .fields_bytes = len_bytes - input.left_bytes - at_byte};
+		(void)input_bytes(&input, item_bytes, &ret_items[count++].len_bytes);
+	}
+	return count;
+}
+
+/* Other bytes for an item, and the length that says so. */
+static size_t mutate_bytes(uint8_t *data, size_t len_bytes, size_t most_bytes, const struct item *item)
+{
+	uint8_t *bytes = data + item->at_byte + item->fields_bytes;
+	size_t behind_bytes = len_bytes - item->at_byte - item->fields_bytes - item->len_bytes;
+	size_t room_bytes = item->len_bytes + (most_bytes - len_bytes), changed_bytes;
+	AUTO_FREE uint8_t *behind = heap_copy(bytes + item->len_bytes, behind_bytes);
+
+	if (item->fields_bytes < 3 || room_bytes == 0)
+		return len_bytes;
+	if (room_bytes > item->len_bytes + 64)
+		room_bytes = item->len_bytes + 64;
+	changed_bytes = LLVMFuzzerMutate(bytes, item->len_bytes, room_bytes);
+	bytes_put_le16(bytes - 2, (uint16_t)changed_bytes);
+	memcpy(bytes + changed_bytes, behind, behind_bytes);
+	return len_bytes - item->len_bytes + changed_bytes;
+}
+
+/* Puts a copy of one item in front of another one. */
+static size_t copy_item(uint8_t *data, size_t len_bytes, size_t most_bytes, const struct item *item, size_t to_byte)
+{
+	size_t item_bytes = item->fields_bytes + item->len_bytes;
+	AUTO_FREE uint8_t *copy = heap_copy(data + item->at_byte, item_bytes);
+
+	if (item_bytes > most_bytes - len_bytes)
+		return len_bytes;
+	memmove(data + to_byte + item_bytes, data + to_byte, len_bytes - to_byte);
+	memcpy(data + to_byte, copy, item_bytes);
+	return len_bytes + item_bytes;
+}
+
+size_t segment_mutate(uint8_t *data, size_t len_bytes, size_t most_bytes, unsigned random)
+{
+	enum { ITEMS_MOST = 128 };
+	struct item items[ITEMS_MOST];
+	unsigned count = find_items(data, len_bytes, items, ITEMS_MOST);
+	const struct item *item, *other;
+	size_t behind_byte;
+
+	if (count == 0)
+		return LLVMFuzzerMutate(data, len_bytes, most_bytes);
+	item = &items[random / 8 % count];
+	other = &items[random / 8 / count % count];
+	switch (random % 8) {
+	case 0:
+		return copy_item(data, len_bytes, most_bytes, item, other->at_byte);
+	case 1: /* drop */
+		behind_byte = item->at_byte + item->fields_bytes + item->len_bytes;
+		memmove(data + item->at_byte, data + behind_byte, len_bytes - behind_byte);
+		return len_bytes - item->fields_bytes - item->len_bytes;
+	case 2: /* what it is, or how */
+		(void)LLVMFuzzerMutate(data + item->at_byte, item->fields_bytes < 2 ? 1 : 2,
+				       item->fields_bytes < 2 ? 1 : 2);
+		return len_bytes;
+	default:
+		return mutate_bytes(data, len_bytes, most_bytes, item);
+	}
 }

@@ -44,4 +44,7 @@ enum { SEGMENT_MAKER_CHUNK_BYTES = 16 << 10, SEGMENT_MAKER_MOST_BYTES = 256 << 1
 void segment_make(const uint8_t store_id[STORE_ID_BYTES], uint32_t number, struct fuzz_input *input,
 		  struct byte_writer *ret_segment);
 
+/* Changes, doubles, drops or moves one item; of such a segment as bytes. Returns how many there are. */
+size_t segment_mutate(uint8_t *data, size_t len_bytes, size_t most_bytes, unsigned random);
+
 #endif
