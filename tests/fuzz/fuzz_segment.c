@@ -7,9 +7,10 @@
  * file system makes that quick.
  *
  * A walk finds records in ascending order, each inside the file. A rebuild either refuses with a message, or leaves a
- * store that opens, lists and reads; with flags, a second rebuild comes to the same, and if nothing was reported as
- * lost or damaged, a check finds nothing either. Those two are slow, and so is a rebuild, which is left out where no
- * entry of a log is.
+ * store that opens, lists and reads; with flags, a second rebuild comes to the same, and a check gets to its end. What
+ * it finds is not judged: a log may be valid entry by entry and say what no program would (a disk that shrinks under
+ * its content), and then it is the check that tells. Those two are slow, and so is a rebuild, which is left out where
+ * no entry of a log is.
  */
 #include "fuzz.h"
 
@@ -205,7 +206,6 @@ static void check_store(const struct store_rebuild_report *rebuilt, bool is_thor
 	read_disks(store, rebuilt->disks);
 	if (is_thorough) {
 		require(store_check(store, &params, &report, &failure) == 0);
-		require(report.is_clean || rebuilt->lost_chunks > 0 || rebuilt->found.flaw_count > 0);
 		store_check_report_free(&report);
 	}
 	store_close(store);
