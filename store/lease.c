@@ -36,6 +36,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/own_file.h"
 
 enum {
 	HOLDER_MOST_BYTES = 1024,
@@ -207,13 +208,14 @@ char *lease_holder_text(const char *doing)
 
 static int open_lease_file(int locks_fd, const char *name, int flags)
 {
-	int fd;
-
 	assert(strchr(name, '/') == NULL && name[0] != '\0' && name[0] != '.');
-	do
-		fd = openat(locks_fd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0644);
-	while (fd < 0 && errno == EINTR);
-	return fd < 0 ? -errno : fd;
+	return own_file_open(locks_fd, name, flags, 0644);
+}
+
+static int fail_open(struct failure *failure, int code, const char *name)
+{
+	return code == -EBADMSG ? fail(failure, code, "lease locks/%s: " OWN_FILE_FLAW, name) :
+				  fail_errno(failure, code, "lease locks/%s: open", name);
 }
 
 int lease_take(int locks_fd, const char *name, enum lease_mode mode, const char *holder, struct lease *ret_lease,
@@ -231,7 +233,7 @@ int lease_take(int locks_fd, const char *name, enum lease_mode mode, const char 
 			return 0;
 		}
 		if (fd < 0)
-			return fail_errno(failure, fd, "lease locks/%s: open", name);
+			return fail_open(failure, fd, name);
 		result = try_lock_patiently(fd, is_exclusive ? LOCK_EX : LOCK_SH, TAKE_TRIES);
 		if (result < 0 && result != -EWOULDBLOCK)
 			return fail_errno(failure, result, "lease locks/%s: lock", name);
@@ -282,7 +284,7 @@ int lease_is_held(int locks_fd, const char *name, bool *ret_held, char **ret_hol
 		return 0;
 	}
 	if (fd < 0)
-		return fail_errno(failure, fd, "lease locks/%s: open", name);
+		return fail_open(failure, fd, name);
 	result = try_lock_patiently(fd, LOCK_EX, LOOK_TRIES);
 	if (result < 0 && result != -EWOULDBLOCK)
 		return fail_errno(failure, result, "lease locks/%s: lock", name);

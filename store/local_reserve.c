@@ -50,12 +50,14 @@ void local_reserve_keep(int folder_fd)
 	struct stat status;
 	uint64_t len_bytes;
 
-	if (fstatat(folder_fd, name, &status, 0) == 0 || fstatvfs(folder_fd, &file_system) < 0)
+	if (fstatat(folder_fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0 || fstatvfs(folder_fd, &file_system) < 0)
 		return;
 	len_bytes = wanted_bytes(&file_system);
 	if (len_bytes == 0 || free_bytes(&file_system) < len_bytes * PLENTY)
 		return;
-	AUTO_CLOSE int fd = openat(folder_fd, unfinished_name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	/* made by us, now: not what somebody's link of that name points to */
+	(void)unlinkat(folder_fd, unfinished_name, 0); /* mostly there is none */
+	AUTO_CLOSE int fd = openat(folder_fd, unfinished_name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	/* blocks, not a hole; where a file system can't promise them there is no reserve. A name that a power cut takes away is made again */
 	if (fd < 0 || fallocate(fd, 0, 0, (off_t)len_bytes) < 0 || renameat(folder_fd, unfinished_name, folder_fd, name) < 0)
 		(void)unlinkat(folder_fd, unfinished_name, 0); /* it may not have come that far */

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 
 #include "common/cleanup.h"
+#include "common/own_file.h"
 #include "store/local.h"
 
 /* ---- files ---- */
@@ -30,9 +31,12 @@ static void closedir_at(DIR **folder)
 
 static int open_listing(int parent_fd, const char *name, DIR **ret_folder, struct failure *failure)
 {
-	AUTO_CLOSE int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_CLOSE int fd = strcmp(name, ".") == 0 ? openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC) :
+						     own_folder_open(parent_fd, name);
 	DIR *folder = fd < 0 ? NULL : fdopendir(fd);
 
+	if (fd == -EBADMSG)
+		return fail(failure, fd, "folder segments/%s: " OWN_FILE_FLAW, name);
 	if (folder == NULL)
 		return fail_errno(failure, -errno, "folder segments/%s", name);
 	(void)take_fd(&fd);

@@ -19,6 +19,7 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/own_file.h"
 
 enum {
 	AT_MAGIC = 0,
@@ -57,17 +58,21 @@ void segment_block_encode(const uint8_t store_id[STORE_ID_BYTES], uint32_t numbe
 
 int segment_file_open(int segments_fd, uint32_t number, int flags, int *ret_fd, struct failure *failure)
 {
+	char folder[SEGMENT_FOLDER_BYTES];
 	char path[SEGMENT_PATH_BYTES];
 	int fd;
 
+	segment_folder(number, folder);
 	segment_path(number, path);
-	do
-		fd = openat(segments_fd, path, flags | O_CLOEXEC, 0640);
-	while (fd < 0 && errno == EINTR);
-	if (fd < 0 && errno == ENOENT)
+	AUTO_CLOSE int folder_fd = own_folder_open(segments_fd, folder);
+	fd = folder_fd < 0 ? folder_fd : own_file_open(folder_fd, path + SEGMENT_FOLDER_BYTES, flags, 0640);
+	if (fd == -ENOENT)
 		return fail(failure, -ENOENT, "segment %08" PRIx32 ": its file segments/%s is missing", number, path);
+	if (fd == -EBADMSG)
+		return fail(failure, -EBADMSG, "segment %08" PRIx32 ": segments/%s: " OWN_FILE_FLAW, number,
+			    folder_fd < 0 ? folder : path);
 	if (fd < 0)
-		return fail_errno(failure, -errno, "segment %08" PRIx32 ": open segments/%s", number, path);
+		return fail_errno(failure, fd, "segment %08" PRIx32 ": open segments/%s", number, path);
 	*ret_fd = fd;
 	return 0;
 }

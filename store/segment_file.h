@@ -21,7 +21,7 @@ void segment_path(uint32_t number, char ret_path[SEGMENT_PATH_BYTES]); /* below 
 void segment_block_encode(const uint8_t store_id[STORE_ID_BYTES], uint32_t number, uint64_t created_seconds,
 			  uint8_t ret_block[SEGMENT_BLOCK_BYTES]);
 
-/* openat() with O_CLOEXEC. -ENOENT (missing) and all others with a message. */
+/* -ENOENT (missing), -EBADMSG (no plain file of the store), and all others with a message. */
 int segment_file_open(int segments_fd, uint32_t number, int flags, int *ret_fd, struct failure *failure);
 
 /* Reads the header and checks it. -EBADMSG when damaged, of another store or number, or of a version not known. */

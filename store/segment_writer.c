@@ -50,6 +50,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/own_file.h"
 #include "store/segment_file.h"
 
 enum { BUFFER_BYTES = 1 << 20, WRITEBACK_BYTES = 8 << 20 };
@@ -237,9 +238,11 @@ static int open_folder(int segments_fd, uint32_t number, int *ret_fd, struct fai
 	if (mkdirat(segments_fd, folder, 0750) != 0 &&
 	    errno != EEXIST) /* there already, or by another process just now */
 		return fail_errno(failure, -errno, "segment %08" PRIx32 ": make folder segments/%s", number, folder);
-	fd = openat(segments_fd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = own_folder_open(segments_fd, folder);
+	if (fd == -EBADMSG)
+		return fail(failure, fd, "segment %08" PRIx32 ": segments/%s: " OWN_FILE_FLAW, number, folder);
 	if (fd < 0)
-		return fail_errno(failure, -errno, "segment %08" PRIx32 ": open folder segments/%s", number, folder);
+		return fail_errno(failure, fd, "segment %08" PRIx32 ": open folder segments/%s", number, folder);
 	*ret_fd = fd;
 	return 0;
 }
@@ -348,7 +351,7 @@ int segment_remove(int segments_fd, uint32_t number, struct failure *failure)
 	if (result < 0)
 		return result;
 	segment_path(number, path);
-	if (unlinkat(segments_fd, path, 0) != 0 && errno != ENOENT)
+	if (unlinkat(folder_fd, path + SEGMENT_FOLDER_BYTES, 0) != 0 && errno != ENOENT)
 		return fail_errno(failure, -errno, "segment %08" PRIx32 ": remove its file segments/%s", number, path);
 	if (fsync(folder_fd) != 0)
 		return fail_errno(failure, -errno, "segment %08" PRIx32 ": sync of its folder", number);
