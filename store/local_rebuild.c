@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/own_file.h"
 #include "store/check_report.h"
 #include "store/local.h"
 
@@ -232,12 +233,17 @@ static int list_folder(struct local_store *local, unsigned folder_number, struct
 	const struct dirent *entry;
 
 	(void)snprintf(name, sizeof(name), "%02x", folder_number);
-	int fd = openat(local->segments_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 && errno == ENOENT)
+	int fd = own_folder_open(local->segments_fd, name);
+	if (fd == -ENOENT)
 		return 0;
-	folder = fd < 0 ? NULL : fdopendir(fd);
-	if (folder == NULL)
+	if (fd < 0)
+		return fd == -EBADMSG ? fail(failure, fd, "folder segments/%s: " OWN_FILE_FLAW, name) :
+					fail_errno(failure, fd, "folder segments/%s", name);
+	folder = fdopendir(fd);
+	if (folder == NULL) {
+		(void)close(fd); /* only read */
 		return fail_errno(failure, -errno, "folder segments/%s", name);
+	}
 	while (errno = 0, (entry = readdir(folder)) != NULL) {
 		unsigned number = 0;
 		int length = 0;
@@ -412,9 +418,11 @@ static int replay_extents(struct replay *replay, const struct log_entry *entry)
 			return fail(rebuilding->failure, -EBADMSG, "disk %s: log entry %llu is beyond the disk's end",
 				    replay->disk.name, (unsigned long long)entry->sequence);
 		if (run->kind != LOG_RUN_CHUNKS) {
+			/* Zeros are no more than nothing without a base below, and there are none: so a few bytes of a log can't
+			 * ask for a row for each 256 chunks of a disk of 2^60 bytes. */
 			replay->changes[count++] = (struct catalog_change){ .first = run->first_chunk,
 									    .count = run->chunk_count,
-									    .kind = (uint8_t)run->kind };
+									    .kind = CATALOG_NOTHING };
 			continue;
 		}
 		for (uint64_t j = 0; j < run->chunk_count; j++) {
