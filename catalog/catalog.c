@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -22,6 +23,7 @@
 
 #include "catalog/internal.h"
 #include "common/cleanup.h"
+#include "common/own_file.h"
 
 enum {
 	APPLICATION_ID = 0x77685279,	     /* "whRy" */
@@ -83,6 +85,8 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 	[ST_COMMIT] = "COMMIT",
 	[ST_ROLLBACK] = "ROLLBACK",
 	[ST_READ_BEGIN] = "BEGIN",
+	[ST_SCHEMA] = "SELECT name, sql FROM sqlite_schema",
+	[ST_META_GET] = "SELECT value FROM meta WHERE key='chunk_bytes'",
 	[ST_DATA_VERSION] = "PRAGMA data_version",
 	[ST_DISK_INSERT] = "INSERT INTO disk(" DISK_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,"
 			   "?15,?16,?17,?18,?19)",
@@ -141,6 +145,7 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 			    "read=?16,left_out=?17,zero=?18,changed=?19,stored=?20,sent=?21,own_limit=?22,own_level=?23,"
 			    "error=?24 WHERE disk=?1 AND number=?2",
 	[ST_ROUND_GET] = "SELECT " ROUND_COLUMNS " FROM round WHERE disk=?1 AND number=?2",
+	[ST_ROUND_NEXT] = "SELECT number FROM round WHERE disk=?1 AND number>?2 ORDER BY number LIMIT 1",
 	[ST_ROUND_LIST] = "SELECT " ROUND_COLUMNS " FROM round WHERE disk=?1 ORDER BY number",
 	[ST_ROUND_LIST_ALL] = "SELECT r.disk,r.number,r.state,r.source,r.identity,r.how,r.start_stamp,r.dirty_bitmaps,"
 			      "r.dirty_bytes,r.details,r.started_at,r.finished_at,r.cursor_bytes,r.total,r.done,r.read,"
@@ -498,11 +503,12 @@ int catalog_create_named(const char *store_path, const char *name, uint32_t chun
 {
 	struct catalog *catalog = catalog_allocate(store_path, name);
 	AUTO_FREE char *path = NULL;
+	struct stat status;
 	int result;
 
 	if (catalog == NULL)
 		return fail_errno(failure, -ENOMEM, "catalog");
-	if (access(catalog->path, F_OK) == 0) {
+	if (lstat(catalog->path, &status) == 0) { /* a link that leads nowhere, too: SQLite would make what it names */
 		result = fail(failure, -EEXIST, "catalog %s: it exists already", catalog->path);
 		catalog_free(catalog);
 		return result;
@@ -619,6 +625,100 @@ static int check_is_current(const struct catalog *catalog, struct failure *failu
 	return result;
 }
 
+int catalog_check_chunk_bytes(struct catalog *catalog, uint32_t chunk_bytes, struct failure *failure)
+{
+	STATEMENT *query = catalog_statement(catalog, ST_META_GET, failure);
+	AUTO_FREE char *value = NULL;
+	char expected[16];
+	bool bad = false;
+	int result = query == NULL ? catalog->statement_error : catalog_step(catalog, query, failure);
+
+	if (result < 0)
+		return result;
+	if (result == 1)
+		value = column_text(query, 0, sizeof(expected), &bad);
+	(void)snprintf(expected, sizeof(expected), "%" PRIu32, chunk_bytes);
+	if (bad || value == NULL)
+		return catalog_bad_row(catalog, "meta", failure);
+	if (strcmp(value, expected) != 0)
+		return fail(failure, -EBADMSG,
+			    "catalog %s: it is of chunks of %s bytes, wherry.json says %s; one of them is damaged", catalog->path,
+			    value, expected);
+	return 0;
+}
+
+/* The same text as in `schema`, as a whole statement. */
+static bool is_our_statement(const char *sql)
+{
+	const char *found = strstr(schema, sql);
+
+	return found != NULL && strncmp(sql, "CREATE ", 7) == 0 && found[strlen(sql)] == ';';
+}
+
+static bool is_own_object(const char *name, const char *sql)
+{
+	if (name == NULL || sql == NULL)
+		return name != NULL && strncmp(name, "sqlite_autoindex_", 17) == 0;
+	return strcmp(sql, "CREATE TABLE sqlite_sequence(name,seq)") == 0 || is_our_statement(sql);
+}
+
+/*
+ * Tables and indexes are ours, all of them, and there is nothing else: a view in place of a table could go on for ever, a trigger change what it
+ * likes, and a table without its types hold anything.
+ */
+static int catalog_check_schema(struct catalog *catalog, struct failure *failure)
+{
+	STATEMENT *query = catalog_statement(catalog, ST_SCHEMA, failure);
+	unsigned expected = 1; /* sqlite_sequence */
+	unsigned count = 0;
+	int result;
+
+	if (query == NULL)
+		return catalog->statement_error;
+	for (const char *at = schema; (at = strstr(at, "CREATE ")) != NULL; at++)
+		expected++;
+	while ((result = catalog_step(catalog, query, failure)) == 1) {
+		const char *sql = (const char *)sqlite3_column_text(query, 1);
+
+		if (!is_own_object((const char *)sqlite3_column_text(query, 0), sql))
+			return fail(failure, -EBADMSG,
+				    "catalog %s: its tables are not those of a catalog; 'wherry rebuild' makes it anew", catalog->path);
+		count += sql != NULL;
+	}
+	if (result == 0 && count != expected)
+		return fail(failure, -EBADMSG, "catalog %s: tables or indexes are missing; 'wherry rebuild' makes it anew",
+			    catalog->path);
+	return result;
+}
+
+/*
+ * What SQLite will open, looked at beforehand, since it opens by path: it follows a link in the place of the database.
+ * And there must be no rollback journal: our database never has one, and playing one back that somebody else has put there
+ * can end with the removal of a file that the journal names, anywhere.
+ */
+static int check_files(const struct catalog *catalog, struct failure *failure)
+{
+	static const char *const suffixes[] = { "", "-wal", "-shm", "-journal" };
+
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		AUTO_FREE char *name = NULL;
+		struct stat status;
+
+		if (asprintf(&name, "%s%s", catalog->path, suffixes[i]) < 0)
+			return fail_errno(failure, -ENOMEM, "catalog");
+		if (lstat(name, &status) < 0 && errno == ENOENT)
+			continue;
+		if (lstat(name, &status) < 0)
+			return fail_errno(failure, -errno, "catalog %s", name);
+		if (!S_ISREG(status.st_mode))
+			return fail(failure, -EBADMSG, "catalog %s: " OWN_FILE_FLAW, name);
+		if (strcmp(suffixes[i], "-journal") == 0)
+			return fail(failure, -EBADMSG, "catalog %s: a catalog never has such a file, it comes from somewhere else; remove it",
+				    name);
+	}
+	return 0;
+}
+
 int catalog_open_named(const char *store_path, const char *name, int locks_fd, const char *lock_name, bool read_only,
 		       struct catalog **ret_catalog, struct failure *failure)
 {
@@ -633,11 +733,15 @@ int catalog_open_named(const char *store_path, const char *name, int locks_fd, c
 	if (access(catalog->path, R_OK) < 0)
 		return fail_errno(failure, -errno, "catalog %s", catalog->path);
 	if (!read_only) {
-		catalog->lock_fd = openat(locks_fd, lock_name, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+		catalog->lock_fd = own_file_open(locks_fd, lock_name, O_RDWR | O_CREAT, 0644);
+		if (catalog->lock_fd == -EBADMSG)
+			return fail(failure, -EBADMSG, "lock file locks/%s: " OWN_FILE_FLAW, lock_name);
 		if (catalog->lock_fd < 0)
-			return fail_errno(failure, -errno, "lock file locks/%s", lock_name);
+			return fail_errno(failure, catalog->lock_fd, "lock file locks/%s", lock_name);
 	}
-	result = catalog_inode(catalog, &catalog->inode, failure);
+	result = check_files(catalog, failure);
+	if (result == 0)
+		result = catalog_inode(catalog, &catalog->inode, failure);
 	if (result == 0)
 		result = catalog_open_database(catalog, failure);
 	if (result == 0)
@@ -646,6 +750,8 @@ int catalog_open_named(const char *store_path, const char *name, int locks_fd, c
 		result = catalog_configure(catalog, failure);
 	if (result == 0)
 		result = catalog_check_format(catalog, failure);
+	if (result == 0)
+		result = catalog_check_schema(catalog, failure);
 	if (result < 0)
 		return result;
 	(void)sqlite3_wal_hook(catalog->db, note_wal_pages, catalog);

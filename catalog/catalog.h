@@ -55,6 +55,8 @@ int catalog_create(const char *store_path, uint32_t chunk_bytes, struct failure 
  */
 int catalog_open(const char *store_path, int locks_fd, bool read_only, struct catalog **ret_catalog,
 		 struct failure *failure);
+/* -EBADMSG unless it was made for chunks of that size: with another one all content would be found in the wrong places. */
+int catalog_check_chunk_bytes(struct catalog *catalog, uint32_t chunk_bytes, struct failure *failure);
 /* Rolls back what was not committed. Moves the write-ahead log into the database if nobody else is at it. NULL is fine. */
 void catalog_close(struct catalog *catalog);
 /* Names the database file: another number after a rebuild has put a new one in its place, while this handle is open. */

@@ -444,6 +444,48 @@ static int check_all_numbers(struct row_check *check)
 	return result;
 }
 
+/* The number of the next round behind `after`, 0 if there is none. */
+static int next_round_of(struct row_check *check, int64_t disk, int64_t after, int64_t *ret_number)
+{
+	STATEMENT *query = catalog_statement(check->catalog, ST_ROUND_NEXT, check->failure);
+	int result;
+
+	if (query == NULL)
+		return check->catalog->statement_error;
+	(void)sqlite3_bind_int64(query, 1, disk);
+	(void)sqlite3_bind_int64(query, 2, after);
+	result = catalog_step(check->catalog, query, check->failure);
+	*ret_number = result == 1 ? sqlite3_column_int64(query, 0) : 0;
+	return result < 0 ? result : 0;
+}
+
+/* From row to row, for numbers may have gaps of any size. */
+static int read_rounds_of(struct row_check *check, const struct catalog_disk *disk)
+{
+	int64_t number = 0;
+
+	for (;;) {
+		AUTO(catalog_round_release) struct catalog_round round = {.number = 0};
+		struct failure cause = {.code = 0};
+		int result = next_round_of(check, disk->id, number, &number);
+
+		if (result < 0 || number == 0)
+			return result;
+		if (number > UINT32_MAX)
+			result = -EBADMSG;
+		else
+			result = catalog_round_get(check->catalog, disk->id, (uint32_t)number, &round, &cause);
+		if (result == -EBADMSG)
+			say(check, FLAW_ROW, disk->name, "the row of its round %" PRId64 " holds impossible values",
+			    number);
+		else if (result < 0 && result != -ENOENT)
+			return fail_from(check->failure, &cause);
+		result = count_row(check);
+		if (result < 0)
+			return result;
+	}
+}
+
 /* Each row, read as others would read it: values out of their ranges are found so. */
 static int read_rows_of(struct row_check *check, const struct catalog_disk *disk)
 {
@@ -461,21 +503,7 @@ static int read_rows_of(struct row_check *check, const struct catalog_disk *disk
 		else if (result < 0)
 			return fail_from(check->failure, &cause);
 	}
-	for (uint32_t number = 1; number < disk->next_round; number++) {
-		AUTO(catalog_round_release) struct catalog_round round = {.number = 0};
-		struct failure cause = {.code = 0};
-		int result = catalog_round_get(check->catalog, disk->id, number, &round, &cause);
-
-		if (result == -EBADMSG)
-			say(check, FLAW_ROW, disk->name, "the row of its round %" PRIu32 " holds impossible values",
-			    number);
-		else if (result < 0 && result != -ENOENT)
-			return fail_from(check->failure, &cause);
-		result = count_row(check);
-		if (result < 0)
-			return result;
-	}
-	return 0;
+	return read_rounds_of(check, disk);
 }
 
 static int check_disks(struct row_check *check)

@@ -26,9 +26,9 @@ static const char old_name[] = "catalog.db.old";
 
 static int remove_files(int folder_fd, const char *name, bool with_database, struct failure *failure)
 {
-	static const char *const suffixes[] = {"-wal", "-shm", ""};
+	static const char *const suffixes[] = {"-wal", "-shm", "-journal", ""};
 
-	for (size_t i = 0; i < (with_database ? 3 : 2); i++) {
+	for (size_t i = 0; i < (with_database ? 4 : 3); i++) {
 		AUTO_FREE char *file = NULL;
 
 		if (asprintf(&file, "%s%s", name, suffixes[i]) < 0)

@@ -8,7 +8,9 @@
 #include "catalog/internal.h"
 #include "common/cleanup.h"
 
-enum { ID_MOST = (1 << 22) - 1 };
+enum { ID_MOST = (1 << 22) - 1, LEVEL_MOST = 10, MIRROR_MOST_BYTES = 4096 /* as in a log */ };
+/* Of what is added to: so the sum can be written, too. */
+#define COUNT_MOST ((uint64_t)1 << 62)
 
 /* ---- disks ---- */
 
@@ -19,6 +21,15 @@ static int check_text(struct catalog *catalog, const char *table, const char *te
 		return fail(failure, -E2BIG, "catalog %s: a text of %zu bytes for table %s, %d are the most", catalog->path,
 			    strlen(text), table, TEXT_MOST_BYTES);
 	return 0;
+}
+
+/* As store_check_name() has it: names reach terminals, and messages. */
+static bool is_name(const char *name)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789._-";
+	size_t length = strlen(name);
+
+	return length > 0 && name[0] != '.' && name[0] != '_' && name[0] != '-' && strspn(name, letters) == length;
 }
 
 void catalog_disk_release(struct catalog_disk *disk)
@@ -62,24 +73,24 @@ static int read_disk(struct catalog *catalog, sqlite3_stmt *row, struct catalog_
 		.generation = (uint32_t)column_u64(row, 5, UINT32_MAX, &bad),
 		.state = (enum catalog_state)column_u64(row, 6, CATALOG_GOING, &bad),
 		.keep = (uint32_t)column_u64(row, 7, UINT32_MAX, &bad),
-		.level = (int)column_i64(row, 8, -1, 100, &bad),
+		.level = (int)column_i64(row, 8, -1, LEVEL_MOST, &bad),
 		.limit_bytes_per_second = column_u64(row, 9, INT64_MAX, &bad),
-		.log_sequence = column_u64(row, 12, INT64_MAX, &bad),
+		.log_sequence = column_u64(row, 12, COUNT_MOST, &bad),
 		.created_at = column_i64(row, 14, INT64_MIN, INT64_MAX, &bad),
 		.next_image = (uint32_t)column_u64(row, 15, UINT32_MAX, &bad),
 		.next_round = (uint32_t)column_u64(row, 16, UINT32_MAX, &bad),
-		.changed_bytes = column_u64(row, 17, INT64_MAX, &bad),
+		.changed_bytes = column_u64(row, 17, COUNT_MOST, &bad),
 		.content_round = (uint32_t)column_u64(row, 18, UINT32_MAX, &bad),
 	};
 
 	column_bytes(row, 1, disk.uuid, sizeof(disk.uuid), &bad);
 	column_bytes(row, 11, disk.fingerprint_key, sizeof(disk.fingerprint_key), &bad);
 	column_bytes(row, 13, disk.log_head, sizeof(disk.log_head), &bad);
-	if (bad || name == NULL || disk.generation == 0 || disk.sector_bytes == 0 || disk.size_bytes == 0 ||
+	if (bad || name == NULL || !is_name(name) || disk.generation == 0 || disk.sector_bytes == 0 || disk.size_bytes == 0 ||
 	    disk.next_image == 0 || disk.next_round == 0)
 		return catalog_bad_row(catalog, "disk", failure);
 	(void)strcpy(disk.name, name);
-	disk.mirror_of = column_text(row, 10, TEXT_MOST_BYTES, &bad);
+	disk.mirror_of = column_text(row, 10, MIRROR_MOST_BYTES, &bad);
 	if (bad)
 		return catalog_bad_row(catalog, "disk", failure);
 	*ret_disk = disk;
@@ -441,7 +452,7 @@ static int read_round_row(struct catalog *catalog, sqlite3_stmt *row, void *ret_
 	if (round.has_limit)
 		round.limit_bytes_per_second = column_u64(row, 21, INT64_MAX, &bad);
 	if (round.has_level)
-		round.level = (int)column_i64(row, 22, 0, 100, &bad);
+		round.level = (int)column_i64(row, 22, 0, LEVEL_MOST, &bad);
 	if (bad || round.number == 0 || round.source == NULL || round.identity == NULL || round.how == NULL ||
 	    round.start_stamp == NULL || round.dirty_bitmaps == NULL) {
 		catalog_round_release(&round);

@@ -21,6 +21,7 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/own_file.h"
 #include "store/local.h"
 
 enum { FORMAT = 1, JSON_MOST_BYTES = 65536, READER_MOST_OPEN = 64 };
@@ -75,9 +76,11 @@ static int make_folder(int folder_fd, const char *path, const char *name, struct
 
 static int write_whole_file(int folder_fd, const char *path, const char *name, const char *text, struct failure *failure)
 {
-	AUTO_CLOSE int fd = openat(folder_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	AUTO_CLOSE int fd = -1;
 	size_t length = strlen(text);
 
+	(void)unlinkat(folder_fd, name, 0); /* of an attempt that was cut short; mostly there is none */
+	fd = openat(folder_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return fail_errno(failure, -errno, "file %s/%s", path, name);
 	for (size_t done = 0; done < length;) {
@@ -182,14 +185,16 @@ int store_create_local(const char *path, uint32_t chunk_bytes, struct failure *f
 
 static int read_description_text(int folder_fd, const char *path, char *ret_text, struct failure *failure)
 {
-	AUTO_CLOSE int fd = openat(folder_fd, "wherry.json", O_RDONLY | O_CLOEXEC);
+	AUTO_CLOSE int fd = own_file_open(folder_fd, "wherry.json", O_RDONLY, 0);
 	ssize_t length;
 
-	if (fd < 0 && errno == ENOENT)
+	if (fd == -ENOENT)
 		return fail(failure, -EINVAL, "store %s: not a store (no wherry.json there); 'wherry init' makes one in a new or empty folder",
 			    path);
+	if (fd == -EBADMSG)
+		return fail(failure, fd, "file %s/wherry.json: " OWN_FILE_FLAW, path);
 	if (fd < 0)
-		return fail_errno(failure, -errno, "file %s/wherry.json", path);
+		return fail_errno(failure, fd, "file %s/wherry.json", path);
 	length = read(fd, ret_text, JSON_MOST_BYTES - 1);
 	if (length < 0)
 		return fail_errno(failure, -errno, "file %s/wherry.json", path);
@@ -242,6 +247,18 @@ static int read_description(struct local_store *local, const char *path, struct 
 	return 0;
 }
 
+static int open_folder(int folder_fd, const char *path, const char *name, int *ret_fd, struct failure *failure)
+{
+	int fd = own_folder_open(folder_fd, name);
+
+	if (fd == -EBADMSG)
+		return fail(failure, fd, "folder %s/%s: " OWN_FILE_FLAW, path, name);
+	if (fd < 0)
+		return fail_errno(failure, fd, "folder %s/%s", path, name);
+	*ret_fd = fd;
+	return 0;
+}
+
 static int open_folders(struct local_store *local, const char *path, struct failure *failure)
 {
 	local->folder_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -254,13 +271,8 @@ static int open_folders(struct local_store *local, const char *path, struct fail
 	int result = read_description(local, path, failure);
 	if (result < 0)
 		return result;
-	local->segments_fd = openat(local->folder_fd, "segments", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (local->segments_fd < 0)
-		return fail_errno(failure, -errno, "folder %s/segments", path);
-	local->locks_fd = openat(local->folder_fd, "locks", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (local->locks_fd < 0)
-		return fail_errno(failure, -errno, "folder %s/locks", path);
-	return 0;
+	result = open_folder(local->folder_fd, path, "segments", &local->segments_fd, failure);
+	return result == 0 ? open_folder(local->folder_fd, path, "locks", &local->locks_fd, failure) : result;
 }
 
 static int check_can_write(struct local_store *local, const char *path, struct failure *failure)
@@ -383,6 +395,21 @@ static struct local_store *local_allocate(const char *path)
 	return local;
 }
 
+static int open_catalog(struct local_store *local, bool read_only, struct catalog **ret_catalog, struct failure *failure)
+{
+	struct catalog *catalog = NULL;
+	int result = catalog_open(local->base.location, local->locks_fd, read_only, &catalog, failure);
+
+	if (result == 0)
+		result = catalog_check_chunk_bytes(catalog, local->base.chunk_bytes, failure);
+	if (result < 0) {
+		catalog_close(catalog);
+		return result;
+	}
+	*ret_catalog = catalog;
+	return 0;
+}
+
 int local_open_bare(const char *path, struct local_store **ret_local, struct failure *failure)
 {
 	struct local_store *local = local_allocate(path);
@@ -423,7 +450,7 @@ int store_open_local(const char *path, const struct store_options *options, stru
 	if (result == 0)
 		result = segment_reader_new(local->segments_fd, local->id, READER_MOST_OPEN, &local->reader, failure);
 	if (result == 0 && !local->read_only)
-		result = catalog_open(path, local->locks_fd, false, &local->writer, failure);
+		result = open_catalog(local, false, &local->writer, failure);
 	if (result == 0)
 		result = store_scratch_new(&local->log_scratch, failure);
 	/* a first reader at once: what is wrong with the catalog is said here */
@@ -450,7 +477,7 @@ static int open_reader(struct local_store *local, struct catalog **ret_catalog, 
 {
 	AUTO(catalog_close_at) struct catalog *catalog = NULL;
 	uint64_t expected = 0;
-	int result = catalog_open(local->base.location, local->locks_fd, true, &catalog, failure);
+	int result = open_catalog(local, true, &catalog, failure);
 
 	if (result < 0)
 		return result;

@@ -181,8 +181,13 @@ int local_log_locked(struct local_store *local, struct catalog_disk *disk, struc
 {
 	AUTO(byte_writer_free) struct byte_writer plain = BYTE_WRITER_EMPTY;
 	struct catalog_log_entry position = { .disk = disk->id, .sequence = disk->log_sequence + 1 };
+	bool is_first = disk->log_sequence == 0;
 	int result;
 
+	/* Both are the catalog's word: what doesn't go together would make an entry that is none. */
+	if ((entry->op == LOG_CREATE) != is_first || bytes_are_zero(disk->log_head, DIGEST_BYTES) != is_first)
+		return fail(failure, -EBADMSG, "disk %s: what the catalog says of its log can't be; 'wherry rebuild' makes it anew",
+			    disk->name);
 	entry->sequence = position.sequence;
 	entry->time_seconds = time(NULL);
 	memcpy(entry->disk_uuid, disk->uuid, DISK_UUID_BYTES);

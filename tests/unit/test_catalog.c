@@ -222,11 +222,11 @@ static void fill_disk(struct catalog_disk *disk, const char *name)
 				      .level = 10,
 				      .limit_bytes_per_second = INT64_MAX,
 				      .mirror_of = strdup("nbd://host/d\xc3\xa4sk"),
-				      .log_sequence = INT64_MAX,
+				      .log_sequence = (uint64_t)1 << 62,
 				      .created_at = INT64_MIN,
 				      .next_image = UINT32_MAX,
 				      .next_round = UINT32_MAX,
-				      .changed_bytes = INT64_MAX,
+				      .changed_bytes = (uint64_t)1 << 62,
 				      .content_round = UINT32_MAX};
 	(void)snprintf(disk->name, sizeof(disk->name), "%s", name);
 	memset(disk->uuid, 0x11, sizeof(disk->uuid));
@@ -384,7 +384,7 @@ static void images_survive_a_round_trip(void **state)
 				       .generation = UINT32_MAX,
 				       .created_at = -1,
 				       .size_bytes = (uint64_t)1 << 60,
-				       .changed_bytes = INT64_MAX,
+				       .changed_bytes = (uint64_t)1 << 62,
 				       .label = (char[]){"before the 'upgrade'"},
 				       .pinned = true,
 				       .consistency = 2,
