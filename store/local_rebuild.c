@@ -161,6 +161,23 @@ static int take_record(void *opaque, uint64_t off_bytes, const struct record_hea
 	return result < 0 ? result : count_rows(rebuilding, 1);
 }
 
+/* The walk has ended before the file does: whoever has lost the catalog must know that there may be more. */
+static int tell_rest(struct rebuilding *rebuilding, uint32_t number, uint64_t valid_bytes, uint64_t file_bytes)
+{
+	struct local_store *local = rebuilding->local;
+	bool is_damaged = false;
+	char what[32];
+	int result = valid_bytes >= file_bytes ? 0 :
+						 segment_rest_is_damaged(local->segments_fd, local->id, number, valid_bytes,
+									 &is_damaged, rebuilding->failure);
+
+	if (result < 0 || !is_damaged)
+		return result;
+	(void)snprintf(what, sizeof(what), "segment %08x", number);
+	return say(rebuilding, what, "no record can be found from byte %llu on, %llu bytes are left out", (unsigned long long)valid_bytes,
+		   (unsigned long long)(file_bytes - valid_bytes));
+}
+
 /* Its row is there before its records are: they count as alive in it. */
 static int take_segment(struct rebuilding *rebuilding, uint32_t number)
 {
@@ -193,7 +210,8 @@ static int take_segment(struct rebuilding *rebuilding, uint32_t number)
 		segment.length_bytes = file_bytes;
 	segment.sealed = segment.length_bytes >= SEGMENT_ROLL_BYTES || file_bytes > segment.length_bytes;
 	rebuilding->report->segments++;
-	return catalog_segment_put(local->writer, &segment, rebuilding->failure);
+	result = catalog_segment_put(local->writer, &segment, rebuilding->failure);
+	return result == 0 ? tell_rest(rebuilding, number, valid_bytes, file_bytes) : result;
 }
 
 static void closedir_at(DIR **folder)

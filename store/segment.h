@@ -124,4 +124,11 @@ typedef int (*segment_visit_fn)(void *opaque, uint64_t off_bytes, const struct r
 int segment_walk(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number, segment_visit_fn visit,
 		 void *opaque, uint64_t *ret_valid_bytes, struct failure *failure);
 
+/*
+ * Is there something behind the place where a walk stopped, that is neither zeros nor a record that was being written when its writer ended?
+ * Damage there hides all that follows; or a power cut has left some of what nobody was promised: it can't be told apart.
+ */
+int segment_rest_is_damaged(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number,
+			    uint64_t valid_bytes, bool *ret_is_damaged, struct failure *failure);
+
 #endif

@@ -140,3 +140,40 @@ int segment_walk(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32
 	walk.fd = fd;
 	return walk_records(&walk, visit, opaque, ret_valid_bytes, failure);
 }
+
+/* A record that the file ends inside of is what a writer leaves that was killed. */
+static bool is_cut_record(const uint8_t *bytes, size_t len_bytes)
+{
+	struct record_header header;
+
+	return len_bytes < RECORD_HEADER_BYTES || record_header_decode(bytes, &header, NULL) == 0;
+}
+
+int segment_rest_is_damaged(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number,
+			    uint64_t valid_bytes, bool *ret_is_damaged, struct failure *failure)
+{
+	enum { LOOK_MOST_BYTES = 128 << 20 }; /* more than any segment: a file of nothing can be of any length */
+	AUTO_CLOSE int fd = -1;
+	uint8_t bytes[SEGMENT_BLOCK_BYTES];
+	uint64_t file_bytes = 0;
+	int result = open_and_measure(segments_fd, store_id, number, &fd, &file_bytes, failure);
+
+	if (result < 0)
+		return result;
+	for (uint64_t off_bytes = valid_bytes; off_bytes - valid_bytes < LOOK_MOST_BYTES;) {
+		ssize_t got_bytes = segment_file_read(fd, bytes, sizeof(bytes), off_bytes);
+
+		if (got_bytes < 0)
+			return fail_errno(failure, (int)got_bytes, "segment %08" PRIx32 " at %" PRIu64 ": read", number,
+					  off_bytes);
+		if (got_bytes == 0 || (off_bytes == valid_bytes && is_cut_record(bytes, (size_t)got_bytes)))
+			break;
+		if (!bytes_are_zero(bytes, (size_t)got_bytes)) {
+			*ret_is_damaged = true;
+			return 0;
+		}
+		off_bytes += (uint64_t)got_bytes;
+	}
+	*ret_is_damaged = false;
+	return 0;
+}
