@@ -137,6 +137,7 @@ sampled() {
 # hostile NAME EXPECTED COMMAND…: what becomes of the store after COMMAND has forged it (in a copy, as $WHERRY_STORE).
 #   found    a deep check says so
 #   open     nothing of it can be opened: each verb fails
+#   catalog  the same, but for a rebuild
 #   rebuild  it shows only in a rebuild
 #   any      it may be harmless
 # CONTENT=any before it: who forges a record together with its digest's place can have any content handed out.
@@ -160,7 +161,7 @@ hostile() {
 		esac
 		random_number ${#verbs[@]}
 		tries+=("${verbs[NUMBER]}")
-		[[ $expected != open && $expected != any ]] || {
+		[[ $expected == found || $expected == rebuild ]] || {
 			random_number ${#verbs[@]}
 			tries+=("${verbs[NUMBER]}")
 		}
@@ -173,6 +174,7 @@ hostile() {
 		fi
 		try "$verb"
 		[[ $expected != open || $STATUS == 1 ]] || complain "status $STATUS"
+		[[ $expected != catalog || $STATUS == 1 || $verb == rebuild* ]] || complain "status $STATUS"
 		[[ $expected != found || $verb != check_deep || $STATUS != 0 ]] || complain "nothing was found"
 		changes_store "$verb" || continue
 		changed=1
@@ -373,7 +375,7 @@ honest=$(cat "$TEMPLATE/wherry.json")
 for value in 0 1 -65536 4096 8192 65537 1099511627776 9223372036854775808 1e300 '"65536"' null '[65536]' '{}' true; do
 	hostile "wherry.json: chunk_bytes $value" open describe "$(sed "s/16384/$value/" <<<"$honest")"
 done
-hostile "wherry.json: another chunk size" open describe "${honest/16384/65536}"
+hostile "wherry.json: another chunk size" catalog describe "${honest/16384/65536}"
 for value in 0 2 -1 99999999999999999999 '"1"' null; do
 	hostile "wherry.json: format $value" open describe "$(sed "s/\"format\": 1/\"format\": $value/" <<<"$honest")"
 done
@@ -548,18 +550,18 @@ endless="WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n)"
 for table in disk image map round log segment digest lost past chunk meta counter; do
 	hostile "no table $table" any change "DROP TABLE $table"
 	for what in "SELECT * FROM old" "$endless SELECT old.* FROM n, old" "$endless SELECT n.i AS one FROM n"; do
-		CONTENT=any hostile "$table is a view: $what" open change "ALTER TABLE $table RENAME TO old; CREATE VIEW $table AS $what"
+		CONTENT=any hostile "$table is a view: $what" catalog change "ALTER TABLE $table RENAME TO old; CREATE VIEW $table AS $what"
 	done
 done
-hostile "a trigger" open change "CREATE TRIGGER t AFTER UPDATE ON disk BEGIN DELETE FROM map; DELETE FROM past; END"
-hostile "an index on an expression" open change "CREATE INDEX i ON disk(abs(random()))"
-hostile "a table more" open change "CREATE TABLE more(a)"
-hostile "a virtual table" open change "CREATE VIRTUAL TABLE v USING fts5(a)"
-hostile "a check" open change_schema "UPDATE sqlite_schema SET sql = replace(sql, 'keep INTEGER NOT NULL', 'keep INTEGER NOT NULL
+hostile "a trigger" catalog change "CREATE TRIGGER t AFTER UPDATE ON disk BEGIN DELETE FROM map; DELETE FROM past; END"
+hostile "an index on an expression" catalog change "CREATE INDEX i ON disk(abs(random()))"
+hostile "a table more" catalog change "CREATE TABLE more(a)"
+hostile "a virtual table" catalog change "CREATE VIRTUAL TABLE v USING fts5(a)"
+hostile "a check" catalog change_schema "UPDATE sqlite_schema SET sql = replace(sql, 'keep INTEGER NOT NULL', 'keep INTEGER NOT NULL
 	CHECK ((WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n) > 0)') WHERE name = 'disk'"
-hostile "another's database" open change "PRAGMA application_id = 7"
-hostile "a newer catalog" open change "PRAGMA user_version = 2"
-hostile "an older catalog" open change "PRAGMA user_version = 0"
+hostile "another's database" catalog change "PRAGMA application_id = 7"
+hostile "a newer catalog" catalog change "PRAGMA user_version = 2"
+hostile "an older catalog" catalog change "PRAGMA user_version = 0"
 hostile "a database without a log" any change "PRAGMA journal_mode = DELETE"
 garbage() {
 	random_range "$WHERRY_STORE/$1" "$2" "$3" "$WHERRY_TEST_SEED-$CASE"
@@ -572,6 +574,6 @@ hostile "garbage for an index of the log" any garbage catalog.db-shm 0 32768
 empty() {
 	: >"$WHERRY_STORE/$1"
 }
-hostile "an empty catalog" open empty catalog.db
+hostile "an empty catalog" catalog empty catalog.db
 
 say "$runs runs"
