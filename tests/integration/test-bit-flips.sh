@@ -132,7 +132,7 @@ flip_record() {
 say "headers of segments"
 for field in 0:magic 8:version 12:number 16:store 32:time 40:reserved 56:checksum; do
 	random_number 4
-	flip_record "$ONE" $((${field%%:*} + NUMBER)) 25 "the header of a segment: ${field#*:}"
+	flip_record "$ONE" $((${field%%:*} + NUMBER)) 15 "the header of a segment: ${field#*:}"
 done
 
 say "records"
@@ -148,32 +148,35 @@ while read -r at type codec stored _ operation; do
 		56:8:header-checksum 64:$((stored < 66 ? stored : 66)):head-of-the-payload 64:$stored:payload; do
 		IFS=: read -r first count name <<<"$field"
 		random_number "$count"
-		flip_record "$ONE" $((at + first + NUMBER)) 4 "$kind: $name"
+		flip_record "$ONE" $((at + first + NUMBER)) 2 "$kind: $name"
 	done
 	[[ $type == 2 ]] || continue
 	for field in 0:1:format 1:1:operation 2:8:sequence 10:16:uuid 26:32:predecessor 58:8:time 66:$((stored - 66)):fields; do
 		IFS=: read -r first count name <<<"$field"
 		((count > 0)) || continue
 		random_number "$count"
-		flip_record "$ONE" $((at + 64 + first + NUMBER)) 4 "$kind: $name of the entry"
+		flip_record "$ONE" $((at + 64 + first + NUMBER)) 2 "$kind: $name of the entry"
 	done
 done <records
 expect_number "${#seen[@]} >= 8" "kinds of records: ${!seen[*]}"
 
 # ------------------------------------------------- segments cut or missing
 
-# healed: repaired, and what was lost comes with the next rounds.
+# healed: repaired, and what was lost comes with the next rounds. But for chunks whose digest went with their record and
+# with the log: by what they would be known again, nobody can tell. They stay damaged.
 healed() {
-	checked --repair
+	local source unknown
+	checked --repair --json
 	((STATUS != 1)) || die "$CASE: check --repair: $(cat stderr)"
-	for source in kept1 kept2 kept3; do
-		expect_exit 0 wherry sync $source healer --progress=none
+	unknown=$(json_get .repair.unknown_chunks)
+	unknown_left=$unknown
+	for source in kept1 kept2 kept3 other1; do
+		expect_exit 0 wherry sync $source healer --allow-shrink --progress=none
 	done
-	expect_exit 0 wherry sync other1 healer --progress=none
 	checked --deep --json
-	expect_equal 0 "$(json_get '.damaged | length')" "$CASE: damage that is left"
+	((unknown > 0)) || expect_equal 0 "$(json_get '.damaged | length')" "$CASE: damage that is left"
 	right_or_nothing "${all[@]}"
-	[[ -z $WRONG ]] || die "$CASE: other content comes out of$WRONG after it was healed"
+	[[ -z $WRONG ]] || die "$CASE: other content comes out of$WRONG after a repair"
 }
 # broken WHAT: it is, now.
 broken() {
@@ -207,6 +210,12 @@ for which in "$ONE" "$TWO"; do
 	healed
 	mend
 done
+# one record only: its log is there, so all is whole again
+"$FORGE" flip "$ONE" $((last + 20)) 3
+broken "a header that is damaged"
+healed
+expect_equal 0 "$unknown_left" "$CASE: chunks that can't be known"
+mend
 mv "$ONE" aside && mv "$TWO" "$ONE" && mv aside "$TWO"
 broken "exchanged"
 rebuilt unknown

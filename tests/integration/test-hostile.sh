@@ -15,7 +15,7 @@ ZEROS=$(printf '0%.0s' {1..64})
 UUID=00112233445566778899aabbccddeeff
 NAMES="segments/01/00000001.seg" # the one segment there is
 runs=0
-SHARE=4 # percent of the forgeries that are tried when it is not thorough
+SHARE=2 # percent of the forgeries that are tried when it is not thorough
 CONTENT=stored
 
 # ------------------------------------------------------- what is tried
@@ -227,7 +227,7 @@ outside_state >outside.before
 
 CASE=honest
 for verb in "${verbs[@]}"; do
-	sampled 25 || continue
+	sampled 15 || continue
 	fresh_copy
 	try "$verb"
 	expect_number "STATUS == 0" "$verb on an honest store: $(cat stderr)"
@@ -442,7 +442,7 @@ for name in segments/01 $NAMES; do
 done
 for target in empty block text folder none; do
 	for name in segments/02/00000002.seg segments/02; do
-		sampled 20 || continue
+		sampled 12 || continue
 		fresh_copy
 		sealed_link "$OUTSIDE/$target" $name
 		stays "$name leads to $target" 1 sync
@@ -451,7 +451,7 @@ for target in empty block text folder none; do
 	for name in locks/disk-1 locks/image-1-1 locks/clean locks/catalog catalog.db-wal catalog.db-shm catalog.db-journal \
 		catalog.db.new catalog.db.old catalog.db.new-wal catalog.db.new-journal reserve reserve.new catalog.db \
 		$NAMES segments locks wherry.json; do
-		sampled 5 || continue
+		sampled 3 || continue
 		fresh_copy
 		link "$OUTSIDE/$target" $name
 		stays "$name leads to $target" any export_first sync rebuild
@@ -541,7 +541,7 @@ for table in map past chunk; do
 	done
 done
 
-SHARE=4
+SHARE=2
 say "a database of another kind"
 change_schema() { # SQL: on the tables themselves
 	change "PRAGMA writable_schema = ON; $1"
