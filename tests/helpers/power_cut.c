@@ -2,10 +2,14 @@
 /*
  * What a folder may look like after the power failed: replays a log of preload_record.c up to some record.
  *
- *     power_cut count LOG                               how many records there are
- *     power_cut said LOG                                the first record after standard output was closed the last time
- *     power_cut sync-near LOG RECORD                    the first record of a sync from RECORD on, else RECORD
- *     power_cut make LOG RECORD SEED FOLDER [IGNORED]   makes FOLDER as the records before RECORD may have left it
+ *     power_cut count LOG                how many records there are
+ *     power_cut said LOG                 the first record after standard output was closed the last time
+ *     power_cut syncs LOG                the records that are syncs
+ *     power_cut whole LOG FOLDER         makes FOLDER as all records leave it, without a crash
+ *     power_cut states LOG               for each line of standard input
+ *                                            RECORD SEED FOLDER [IGNORED FROM]
+ *                                        makes FOLDER, in place of one that is there, as the records before RECORD may
+ *                                        have left it, and says "done"
  *
  * The rules are what POSIX promises and no more, so a real file system does worse in no respect:
  *   - what a file held when it was last synced, and its size, are there;
@@ -15,20 +19,24 @@
  * synced file whose name was not synced is lost, which is stricter than ext4. Which of them happen, SEED decides. In
  * one of four crashes all that is unsynced is lost, in another one nothing is.
  *
- * IGNORED, the end of a file's name as ".seg": syncs of these files are taken for nothing, as by a disk that lies. It
- * is for making sure that a test notices.
+ * IGNORED, the end of a file's name as ".seg": syncs of these files (named so when they were made) are taken for
+ * nothing, as by a disk that lies; "/": those of folders. It is for making sure that a test notices.
  *
  * Files *-shm are left out: SQLite makes them anew from the log, and writes them through a mapping nobody can record.
  */
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "power_log.h"
@@ -67,6 +75,7 @@ struct object {
 static struct object *objects;
 static size_t object_count;
 static const char *ignored_ending;
+static uint64_t ignored_from, replayed; /* records */
 
 /* ---- random, the same for the same seed ---- */
 
@@ -167,8 +176,9 @@ static int add_object(uint64_t inode, bool is_folder, const char *name)
 	objects[object_count] = (struct object){
 		.inode = inode,
 		.is_folder = is_folder,
-		.ignores_sync = ending_bytes > 0 && name_bytes >= ending_bytes &&
-				strcmp(name + name_bytes - ending_bytes, ignored_ending) == 0,
+		.ignores_sync = ending_bytes > 0 && ((name_bytes >= ending_bytes &&
+						      strcmp(name + name_bytes - ending_bytes, ignored_ending) == 0) ||
+						     (is_folder && strcmp(ignored_ending, "/") == 0)),
 	};
 	return (int)object_count++;
 }
@@ -219,7 +229,7 @@ static void apply_whole(struct object *object, const struct change *change)
 
 static void sync_object(struct object *object)
 {
-	if (object->ignores_sync)
+	if (object->ignores_sync && replayed >= ignored_from)
 		return;
 	for (size_t i = 0; i < object->pending_count; i++)
 		apply_whole(object, &object->pending[i]);
@@ -370,19 +380,19 @@ static void crash(struct object *object, enum luck luck)
 		set_content_size(object, size_bytes);
 }
 
+/* Blocks of zeros are left out: a reserve has nothing else. */
 static void write_file(int folder_fd, const char *name, const struct object *object)
 {
+	static const uint8_t zeros[BLOCK_BYTES];
 	int fd = openat(folder_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	size_t done = 0;
 
-	if (fd < 0)
+	if (fd < 0 || ftruncate(fd, (off_t)object->content_bytes) < 0)
 		err(1, "%s", name);
-	while (done < object->content_bytes) {
-		ssize_t put = write(fd, object->content + done, object->content_bytes - done);
-
-		if (put <= 0)
+	for (size_t at = 0, len_bytes; at < object->content_bytes; at += len_bytes) {
+		len_bytes = object->content_bytes - at < BLOCK_BYTES ? object->content_bytes - at : BLOCK_BYTES;
+		if (memcmp(object->content + at, zeros, len_bytes) != 0 &&
+		    pwrite(fd, object->content + at, len_bytes, (off_t)at) != (ssize_t)len_bytes)
 			err(1, "%s", name);
-		done += (size_t)put;
 	}
 	(void)close(fd);
 }
@@ -410,20 +420,19 @@ static void write_folder(int folder_fd, int index)
 	}
 }
 
-static void make(struct power_log *power_log, uint64_t records, uint64_t seed, const char *folder)
+static void replay(struct power_log *power_log, uint64_t records)
 {
-	static const enum luck lucks[] = {LOSE_ALL, KEEP_ALL, KEEP_SOME, KEEP_SOME};
 	struct power_log_head head;
 	const uint8_t *name, *data;
-	enum luck luck;
+
+	for (replayed = 0; replayed < records && log_next(power_log, &head, &name, &data); replayed++)
+		replay_record(&head, name, data);
+}
+
+static void write_all(const char *folder)
+{
 	int fd;
 
-	random_state = seed;
-	for (uint64_t i = 0; i < records && log_next(power_log, &head, &name, &data); i++)
-		replay_record(&head, name, data);
-	luck = lucks[random_below(sizeof(lucks) / sizeof(lucks[0]))];
-	for (size_t i = 0; i < object_count; i++)
-		crash(&objects[i], luck);
 	if (mkdir(folder, 0700) < 0)
 		err(1, "%s", folder);
 	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -434,49 +443,126 @@ static void make(struct power_log *power_log, uint64_t records, uint64_t seed, c
 	(void)close(fd);
 }
 
-static void release(void)
+static void make(struct power_log *power_log, uint64_t records, uint64_t seed, const char *folder)
 {
-	for (size_t i = 0; i < object_count; i++) {
-		free(objects[i].content);
-		free(objects[i].now.list);
-		free(objects[i].synced.list);
-		free(objects[i].pending);
+	static const enum luck lucks[] = {LOSE_ALL, KEEP_ALL, KEEP_SOME, KEEP_SOME};
+	enum luck luck;
+
+	random_state = seed;
+	replay(power_log, records);
+	luck = lucks[random_below(sizeof(lucks) / sizeof(lucks[0]))];
+	for (size_t i = 0; i < object_count; i++)
+		crash(&objects[i], luck);
+	write_all(folder);
+}
+
+static int remove_one(const char *path, const struct stat *status, int type, struct FTW *where)
+{
+	(void)status;
+	(void)type;
+	(void)where;
+	return remove(path);
+}
+
+/* In a process of its own, which takes all that was replayed with it. */
+static void make_state(struct power_log *power_log, char *line)
+{
+	uint64_t records, seed, from = 0;
+	char folder[PATH_MAX], ending[NAME_MOST] = "";
+	int fields =
+		sscanf(line, "%" SCNu64 " %" SCNu64 " %4095s %255s %" SCNu64, &records, &seed, folder, ending, &from);
+
+	if (fields < 3)
+		errx(2, "not a request: %s", line);
+	ignored_ending = fields > 3 ? ending : NULL;
+	ignored_from = from;
+	if (nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS) < 0 && errno != ENOENT)
+		err(1, "%s", folder);
+	make(power_log, records, seed, folder);
+}
+
+static void make_states(struct power_log *power_log)
+{
+	char line[PATH_MAX * 2];
+
+	while (fgets(line, sizeof(line), stdin) != NULL) {
+		int status;
+		pid_t child = fork();
+
+		if (child < 0)
+			err(1, "fork");
+		if (child == 0) {
+			make_state(power_log, line);
+			_exit(0);
+		}
+		if (waitpid(child, &status, 0) < 0 || status != 0)
+			errx(1, "no state was made");
+		(void)printf("done\n");
+		(void)fflush(stdout);
 	}
-	free(objects);
+}
+
+static void make_whole(struct power_log *power_log, const char *folder)
+{
+	replay(power_log, UINT64_MAX);
+	for (size_t i = 0; i < object_count; i++)
+		crash(&objects[i], KEEP_ALL);
+	write_all(folder);
+}
+
+static uint64_t count_records(struct power_log *power_log)
+{
+	struct power_log_head head;
+	const uint8_t *name, *data;
+	uint64_t count = 0;
+
+	while (log_next(power_log, &head, &name, &data))
+		count++;
+	return count;
+}
+
+static uint64_t find_said(struct power_log *power_log)
+{
+	struct power_log_head head;
+	const uint8_t *name, *data;
+	uint64_t at = 0, after = 0;
+
+	while (log_next(power_log, &head, &name, &data)) {
+		at++;
+		if (head.kind == POWER_SAID)
+			after = at;
+	}
+	return after;
+}
+
+static void print_syncs(struct power_log *power_log)
+{
+	struct power_log_head head;
+	const uint8_t *name, *data;
+
+	for (uint64_t at = 0; log_next(power_log, &head, &name, &data); at++)
+		if (head.kind == POWER_SYNC)
+			(void)printf("%" PRIu64 "\n", at);
 }
 
 int main(int argument_count, char **arguments)
 {
 	struct power_log power_log;
-	struct power_log_head head;
-	const uint8_t *name, *data;
-	uint64_t at = 0, from;
 
 	if (argument_count < 3)
 		errx(2, "see the head of power_cut.c");
 	power_log = log_open(arguments[2]);
-	if (strcmp(arguments[1], "count") == 0) {
-		while (log_next(&power_log, &head, &name, &data))
-			at++;
-		(void)printf("%" PRIu64 "\n", at);
-	} else if (strcmp(arguments[1], "said") == 0) {
-		for (from = 0; log_next(&power_log, &head, &name, &data);) {
-			at++;
-			if (head.kind == POWER_SAID)
-				from = at;
-		}
-		(void)printf("%" PRIu64 "\n", from);
-	} else if (strcmp(arguments[1], "sync-near") == 0 && argument_count == 4) {
-		from = strtoull(arguments[3], NULL, 10);
-		while (log_next(&power_log, &head, &name, &data) && (at < from || head.kind != POWER_SYNC))
-			at++;
-		(void)printf("%" PRIu64 "\n", at);
-	} else if (strcmp(arguments[1], "make") == 0 && argument_count >= 6) {
-		ignored_ending = argument_count > 6 ? arguments[6] : NULL;
-		make(&power_log, strtoull(arguments[3], NULL, 10), strtoull(arguments[4], NULL, 10), arguments[5]);
-		release();
-	} else {
+	if (strcmp(arguments[1], "count") == 0)
+		(void)printf("%" PRIu64 "\n", count_records(&power_log));
+	else if (strcmp(arguments[1], "said") == 0)
+		(void)printf("%" PRIu64 "\n", find_said(&power_log));
+	else if (strcmp(arguments[1], "syncs") == 0)
+		print_syncs(&power_log);
+	else if (strcmp(arguments[1], "whole") == 0 && argument_count == 4)
+		make_whole(&power_log, arguments[3]);
+	else if (strcmp(arguments[1], "states") == 0)
+		make_states(&power_log);
+	else
 		errx(2, "see the head of power_cut.c");
-	}
 	return 0;
 }

@@ -8,12 +8,15 @@
  * recorded.
  *
  * Descriptors are asked for their path each time (/proc/self/fd) in place of being followed through dup, close and
- * inheritance: slower, and right. What is written through a mapping can't be seen; SQLite maps its -shm file only,
- * which no crash keeps.
+ * inheritance: slower, and right.
  *
- * The dynamic linker exports what is called by name from outside of libc: open, pwrite and so on of the program and of
- * SQLite. stdio's own writes stay unseen, and nothing below the folder is written with stdio;
- * that standard output is closed, which ends every JSON document, is recorded.
+ * What changes files and has no record ends the program with status 98, so that no replay lacks it: links, pwritev,
+ * copy_file_range, holes, stdio for writing, shared writable mappings of anything but SQLite's -shm files (which no
+ * crash keeps), and the others below. The dynamic linker hands over only what is called by name from outside of libc,
+ * and a system call made in another way is not seen here at all; `power_cut whole` makes what the log amounts to, for
+ * comparing it with what is there.
+ *
+ * That standard output is closed, which ends every JSON document, is recorded.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -25,6 +28,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -38,7 +43,10 @@ static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 
 static void give_up(const char *why)
 {
-	(void)dprintf(2, "preload_record: %s\n", why);
+	char line[128];
+	int length = snprintf(line, sizeof(line), "preload_record: %s\n", why);
+
+	(void)!REAL(write)(2, line, (size_t)length);
 	_exit(98);
 }
 
@@ -67,7 +75,7 @@ static void record(struct power_log_head head, const char *name, const void *dat
 				 {(void *)(uintptr_t)data, head.data_bytes}};
 	size_t length = sizeof(head) + head.name_bytes + head.data_bytes;
 
-	if (writev(log_file(), parts, 3) != (ssize_t)length)
+	if (REAL(writev)(log_file(), parts, 3) != (ssize_t)length)
 		give_up("RECORD_LOG can't be written");
 }
 
@@ -160,6 +168,8 @@ static int open_recorded(int at_fd, const char *path, int flags, mode_t mode)
 		return REAL(openat)(at_fd, path, flags, mode);
 	(void)pthread_mutex_lock(&order);
 	place = place_of(at_fd, path);
+	if (place.folder_fd >= 0 && (flags & O_TMPFILE) == O_TMPFILE)
+		give_up("open with O_TMPFILE");
 	was_there = place.folder_fd >= 0 && fstatat(place.folder_fd, place.name, &status, AT_SYMLINK_NOFOLLOW) == 0;
 	fd = REAL(openat)(at_fd, path, flags, mode);
 	if (fd >= 0 && place.folder_fd >= 0) {
@@ -267,6 +277,11 @@ int unlink(const char *path)
 	return unlinkat(AT_FDCWD, path, 0);
 }
 
+int rmdir(const char *path)
+{
+	return unlinkat(AT_FDCWD, path, AT_REMOVEDIR);
+}
+
 int renameat(int from_fd, const char *from, int to_fd, const char *to)
 {
 	struct place old_place, new_place;
@@ -370,6 +385,36 @@ int ftruncate64(int fd, off64_t size)
 	return ftruncate(fd, size);
 }
 
+/* Without flags it makes a file longer, or leaves it as it is; what it is asked for besides has no record. */
+int fallocate(int fd, int flags, off_t offset, off_t length)
+{
+	struct stat status;
+	uint64_t inode;
+	int result, code;
+
+	(void)pthread_mutex_lock(&order);
+	inode = inode_of(fd);
+	if (inode != 0 && flags != 0)
+		give_up("fallocate with flags");
+	if (inode != 0 && fstat(fd, &status) < 0)
+		give_up("fstat");
+	result = REAL(fallocate)(fd, flags, offset, length);
+	code = errno;
+	if (result == 0 && inode != 0 && offset + length > status.st_size)
+		record((struct power_log_head){.kind = POWER_TRUNCATE,
+					       .inode = inode,
+					       .offset = (uint64_t)(offset + length)},
+		       NULL, NULL);
+	(void)pthread_mutex_unlock(&order);
+	errno = code;
+	return result;
+}
+
+int fallocate64(int fd, int flags, off64_t offset, off64_t length)
+{
+	return fallocate(fd, flags, offset, length);
+}
+
 /* The record stands behind the call: a crash in the middle of a sync is a crash before it. */
 static int record_sync(int fd, int (*sync_call)(int))
 {
@@ -396,6 +441,121 @@ int fsync(int fd)
 {
 	return record_sync(fd, REAL(fsync));
 }
+
+/* ---- what has no record ---- */
+
+static void refuse_fd(int fd, const char *call)
+{
+	if (inode_of(fd) != 0)
+		give_up(call);
+}
+
+static void refuse_path(int at_fd, const char *path, const char *call)
+{
+	struct place place = place_of(at_fd, path);
+
+	if (place.folder_fd >= 0)
+		give_up(call);
+}
+
+/* CALL(result, name, parameters, arguments, whether it is refused): a call that is passed on where it concerns nobody.
+ */
+#define CALL(type, name, parameters, arguments, refusal) \
+	type name parameters                             \
+	{                                                \
+		refusal;                                 \
+		return REAL(name) arguments;             \
+	}
+
+CALL(int, link, (const char *from, const char *to), (from, to), refuse_path(AT_FDCWD, to, "link"))
+CALL(int, linkat, (int from_fd, const char *from, int to_fd, const char *to, int flags),
+     (from_fd, from, to_fd, to, flags), refuse_path(to_fd, to, "linkat"))
+CALL(int, symlink, (const char *text, const char *to), (text, to), refuse_path(AT_FDCWD, to, "symlink"))
+CALL(int, symlinkat, (const char *text, int to_fd, const char *to), (text, to_fd, to),
+     refuse_path(to_fd, to, "symlinkat"))
+CALL(int, mknod, (const char *path, mode_t mode, dev_t device), (path, mode, device),
+     refuse_path(AT_FDCWD, path, "mknod"))
+CALL(int, mknodat, (int at_fd, const char *path, mode_t mode, dev_t device), (at_fd, path, mode, device),
+     refuse_path(at_fd, path, "mknodat"))
+CALL(int, renameat2, (int from_fd, const char *from, int to_fd, const char *to, unsigned flags),
+     (from_fd, from, to_fd, to, flags), (refuse_path(from_fd, from, "renameat2"), refuse_path(to_fd, to, "renameat2")))
+CALL(int, creat, (const char *path, mode_t mode), (path, mode), refuse_path(AT_FDCWD, path, "creat"))
+CALL(int, creat64, (const char *path, mode_t mode), (path, mode), refuse_path(AT_FDCWD, path, "creat64"))
+CALL(int, truncate, (const char *path, off_t size), (path, size), refuse_path(AT_FDCWD, path, "truncate"))
+CALL(int, truncate64, (const char *path, off64_t size), (path, size), refuse_path(AT_FDCWD, path, "truncate64"))
+CALL(int, posix_fallocate, (int fd, off_t offset, off_t length), (fd, offset, length), refuse_fd(fd, "posix_fallocate"))
+CALL(int, posix_fallocate64, (int fd, off64_t offset, off64_t length), (fd, offset, length),
+     refuse_fd(fd, "posix_fallocate64"))
+CALL(ssize_t, writev, (int fd, const struct iovec *parts, int count), (fd, parts, count), refuse_fd(fd, "writev"))
+CALL(ssize_t, pwritev, (int fd, const struct iovec *parts, int count, off_t offset), (fd, parts, count, offset),
+     refuse_fd(fd, "pwritev"))
+CALL(ssize_t, pwritev64, (int fd, const struct iovec *parts, int count, off64_t offset), (fd, parts, count, offset),
+     refuse_fd(fd, "pwritev64"))
+CALL(ssize_t, pwritev2, (int fd, const struct iovec *parts, int count, off_t offset, int flags),
+     (fd, parts, count, offset, flags), refuse_fd(fd, "pwritev2"))
+CALL(ssize_t, pwritev64v2, (int fd, const struct iovec *parts, int count, off64_t offset, int flags),
+     (fd, parts, count, offset, flags), refuse_fd(fd, "pwritev64v2"))
+CALL(ssize_t, copy_file_range, (int from, off64_t *from_at, int to, off64_t *to_at, size_t length, unsigned flags),
+     (from, from_at, to, to_at, length, flags), refuse_fd(to, "copy_file_range"))
+CALL(ssize_t, splice, (int from, off64_t *from_at, int to, off64_t *to_at, size_t length, unsigned flags),
+     (from, from_at, to, to_at, length, flags), refuse_fd(to, "splice"))
+CALL(ssize_t, sendfile, (int to, int from, off_t *at, size_t length), (to, from, at, length), refuse_fd(to, "sendfile"))
+CALL(ssize_t, sendfile64, (int to, int from, off64_t *at, size_t length), (to, from, at, length),
+     refuse_fd(to, "sendfile64"))
+CALL(int, syncfs, (int fd), (fd), refuse_fd(fd, "syncfs")) /* stricter than what is recorded: not to be relied on */
+CALL(int, mkstemp, (char *path), (path), refuse_path(AT_FDCWD, path, "mkstemp"))
+CALL(int, mkostemp, (char *path, int flags), (path, flags), refuse_path(AT_FDCWD, path, "mkostemp"))
+CALL(char *, mkdtemp, (char *path), (path), refuse_path(AT_FDCWD, path, "mkdtemp"))
+
+static void refuse_stdio(const char *path, const char *mode)
+{
+	if (strpbrk(mode, "wa+") != NULL)
+		refuse_path(AT_FDCWD, path, "fopen for writing");
+}
+
+CALL(FILE *, fopen, (const char *path, const char *mode), (path, mode), refuse_stdio(path, mode))
+CALL(FILE *, fopen64, (const char *path, const char *mode), (path, mode), refuse_stdio(path, mode))
+CALL(FILE *, fdopen, (int fd, const char *mode), (fd, mode),
+     strpbrk(mode, "wa+") == NULL ? (void)0 : refuse_fd(fd, "fdopen for writing"))
+
+/* What open() becomes where its flags are not known to the compiler, and mode is not given: so it can't create. */
+static void refuse_truncation(int at_fd, const char *path, int flags)
+{
+	if ((flags & O_TRUNC) != 0)
+		refuse_path(at_fd, path, "open with O_TRUNC and without O_CREAT");
+}
+
+int __open_2(const char *path, int flags);
+int __open64_2(const char *path, int flags);
+int __openat_2(int at_fd, const char *path, int flags);
+int __openat64_2(int at_fd, const char *path, int flags);
+CALL(int, __open_2, (const char *path, int flags), (path, flags), refuse_truncation(AT_FDCWD, path, flags))
+CALL(int, __open64_2, (const char *path, int flags), (path, flags), refuse_truncation(AT_FDCWD, path, flags))
+CALL(int, __openat_2, (int at_fd, const char *path, int flags), (at_fd, path, flags),
+     refuse_truncation(at_fd, path, flags))
+CALL(int, __openat64_2, (int at_fd, const char *path, int flags), (at_fd, path, flags),
+     refuse_truncation(at_fd, path, flags))
+
+static bool is_shared_memory_of_sqlite(int fd)
+{
+	char link[64], path[PATH_MAX];
+	ssize_t length;
+
+	(void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	length = readlink(link, path, sizeof(path));
+	return length > 4 && memcmp(path + length - 4, "-shm", 4) == 0;
+}
+
+static void refuse_mapping(int protection, int flags, int fd)
+{
+	if ((protection & PROT_WRITE) != 0 && (flags & MAP_SHARED) != 0 && fd >= 0 && !is_shared_memory_of_sqlite(fd))
+		refuse_fd(fd, "a shared writable mapping");
+}
+
+CALL(void *, mmap, (void *at, size_t length, int protection, int flags, int fd, off_t offset),
+     (at, length, protection, flags, fd, offset), refuse_mapping(protection, flags, fd))
+CALL(void *, mmap64, (void *at, size_t length, int protection, int flags, int fd, off64_t offset),
+     (at, length, protection, flags, fd, offset), refuse_mapping(protection, flags, fd))
 
 /* ---- what was said ---- */
 
