@@ -18,7 +18,7 @@
 #include "common/cleanup.h"
 #include "store/local.h"
 
-enum { RESERVE_MOST_BYTES = 40 << 20, RESERVE_SHARE = 16, PLENTY = 4 };
+enum { RESERVE_MOST_BYTES = 40 << 20, RESERVE_SHARE = 16, PLENTY = 4, STAT_BLOCK_BYTES = 512 };
 
 static const char name[] = "reserve";
 static const char unfinished_name[] = "reserve.new";
@@ -50,9 +50,12 @@ void local_reserve_keep(int folder_fd)
 	struct stat status;
 	uint64_t len_bytes;
 
-	if (fstatat(folder_fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0 || fstatvfs(folder_fd, &file_system) < 0)
+	if (fstatvfs(folder_fd, &file_system) < 0)
 		return;
 	len_bytes = wanted_bytes(&file_system);
+	/* By its blocks: a power cut may have left the name without them, and a copy of a store a hole. */
+	if (fstatat(folder_fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && (uint64_t)status.st_blocks * STAT_BLOCK_BYTES >= len_bytes)
+		return;
 	if (len_bytes == 0 || free_bytes(&file_system) < len_bytes * PLENTY)
 		return;
 	/* made by us, now: not what somebody's link of that name points to */
