@@ -10,9 +10,10 @@
  *      comes behind a lost entry can't be told right from wrong, and counts as lost.
  *   4  Each chain is replayed: the same transactions again. What an old entry refers to may be gone by right, because no image sees it any more; such content is
  *      noted as lost, and forgotten at the end if nothing refers to it.
- *   5  The new catalog takes the old one's place.
+ *   5  What no entry refers to is forgotten: it may not be durable.
+ *   6  The new catalog takes the old one's place.
  *
- * Segments are only read. Whatever ends this before 5 leaves the old catalog as it was, or, within 5, none, which says to run it again.
+ * Segments are only read. Whatever ends this before 6 leaves the old catalog as it was, or, within 6, none, which says to run it again.
  *
  * Where records are, how often, and in what order, doesn't matter: clean-up may have moved them, and may have been killed between copy and removal.
  * A segment that is not whole is sealed: whoever appended to it would cut off what can't be read now and may be some day.
@@ -38,6 +39,8 @@ enum {
 	ENTRIES_A_TRANSACTION = 64,
 	HEADS_MOST = 64, /* entries of one disk with the same number; more than one takes a crash at the wrong moment */
 	SWEEP_ROWS = 512,
+	SAME_MOST = 16, /* records with one digest that are looked at */
+	UNUSED_A_LOOK = 4096,
 };
 
 struct rebuilding {
@@ -391,12 +394,48 @@ struct replay {
 	uint64_t last;			/* entry of the chain */
 };
 
+/*
+ * Which of the records with this digest is meant? Where there are several, one whose payload is right: another one may be a copy that a clean-up had
+ * not made durable when the power went, or damage that a round has healed since. One that is referred to has been found right before.
+ */
+static int find_sound(struct rebuilding *rebuilding, const uint8_t digest[DIGEST_BYTES], uint64_t *ret_chunk)
+{
+	struct catalog *catalog = rebuilding->local->writer;
+	uint64_t candidates[SAME_MOST], found = 0;
+	size_t count;
+	int result = catalog_chunk_find(catalog, catalog_tag(digest), candidates, SAME_MOST, &count, rebuilding->failure);
+
+	for (size_t i = 0; result == 0 && i < count; i++) {
+		struct catalog_location location;
+		struct record_header header;
+		struct failure flaw = { .code = 0 };
+
+		result = catalog_chunk_get(catalog, candidates[i], &location, rebuilding->failure);
+		if (result < 0)
+			break;
+		if (segment_reader_header(rebuilding->local->reader, location.segment, location.off_bytes, &header, NULL) < 0 ||
+		    header.type != RECORD_CHUNK || memcmp(header.digest, digest, DIGEST_BYTES) != 0)
+			continue;
+		if (found == 0)
+			found = candidates[i]; /* if none is right: what is wrong with it is for a check to say */
+		if (count > 1 && location.references == 0 &&
+		    segment_reader_read(rebuilding->local->reader, location.segment, location.off_bytes, location.stored_bytes,
+					&header, rebuilding->scratch->stored, &flaw) < 0)
+			continue;
+		found = candidates[i];
+		break;
+	}
+	if (result == 0)
+		*ret_chunk = found;
+	return result;
+}
+
 /* What is lost goes with its last reference, and the entry may take that away in one place and refer to it in the next: it is held meanwhile. */
 static int find_or_lose(struct replay *replay, const uint8_t digest[DIGEST_BYTES], uint64_t *ret_chunk)
 {
 	struct rebuilding *rebuilding = replay->rebuilding;
 	struct catalog *catalog = rebuilding->local->writer;
-	int result = local_find_committed(rebuilding->local, catalog, digest, ret_chunk, rebuilding->failure);
+	int result = find_sound(rebuilding, digest, ret_chunk);
 
 	if (result < 0 || *ret_chunk != 0)
 		return result;
@@ -789,6 +828,67 @@ static int rebuild_disks(struct rebuilding *rebuilding)
 	}
 }
 
+/* ---- what nothing refers to ---- */
+
+struct unused_search {
+	uint64_t chunks[UNUSED_A_LOOK];
+	size_t count;
+	uint64_t next;
+};
+
+static int note_unused(void *opaque, uint64_t chunk, const struct catalog_location *location)
+{
+	struct unused_search *search = opaque;
+
+	search->next = chunk + 1;
+	if (location != NULL && location->references == 0)
+		search->chunks[search->count++] = chunk;
+	return search->count == UNUSED_A_LOOK ? 1 : 0;
+}
+
+static int drop_unused(struct rebuilding *rebuilding, const struct unused_search *search)
+{
+	struct catalog *catalog = rebuilding->local->writer;
+	int result = catalog_begin(catalog, rebuilding->failure);
+
+	if (result < 0)
+		return result;
+	for (size_t i = 0; result == 0 && i < search->count; i++)
+		result = catalog_chunk_drop(catalog, search->chunks[i], rebuilding->failure);
+	if (result == 0)
+		return catalog_commit(catalog, rebuilding->failure);
+	catalog_rollback(catalog);
+	return result;
+}
+
+/*
+ * Chunks that no log entry that counts refers to are forgotten: the entry that names a chunk says that its record is durable, and nothing else does. One without may
+ * be of a tail that the power cut off anywhere, with a header that is right and a payload that isn't, and a round would take it for content that is there.
+ */
+static int forget_unused(struct rebuilding *rebuilding)
+{
+	AUTO_FREE struct unused_search *search = calloc(1, sizeof(*search));
+	struct catalog *catalog = rebuilding->local->writer;
+	uint64_t end = 0;
+	int result = search == NULL ? fail_errno(rebuilding->failure, -ENOMEM, "rebuild") :
+				      catalog_chunk_count(catalog, &end, rebuilding->failure);
+
+	if (result < 0)
+		return result;
+	do {
+		int dropped;
+
+		if (is_stopped(rebuilding))
+			return -EINTR;
+		search->count = 0;
+		result = catalog_chunk_walk(catalog, search->next, end + 1, note_unused, search, rebuilding->failure);
+		dropped = result < 0 || search->count == 0 ? 0 : drop_unused(rebuilding, search);
+		if (dropped < 0)
+			return dropped;
+	} while (result == 1);
+	return result;
+}
+
 /* ---- all of it ---- */
 
 static int fill(struct rebuilding *rebuilding)
@@ -810,6 +910,8 @@ static int fill(struct rebuilding *rebuilding)
 		return result;
 	}
 	result = catalog_commit(catalog, rebuilding->failure);
+	if (result == 0)
+		result = forget_unused(rebuilding);
 	return result == 0 ? catalog_found_end(catalog, rebuilding->failure) : result;
 }
 
