@@ -9,7 +9,7 @@
  *
  * The steps:
  *
- *     rebuild-if-told      opens it; where the refusal says 'wherry rebuild', "told" and a rebuild
+ *     rebuild-if-told      opens it; where the catalog is missing, "told" and a rebuild; a damaged one fails
  *     list                 "image DISK@N SHA256 FLAGS LABEL" for each image, FLAGS "p" (pinned), "d" (damaged) or "-";
  *                          "disk DISK IMAGES" for each disk
  *     live=DISK            "live DISK SHA256"
@@ -303,11 +303,12 @@ static int rebuild(const char *path, struct failure *failure)
 static int rebuild_if_told(const char *path, struct failure *failure)
 {
 	AUTO(close_store) struct store *store = NULL;
+	struct failure refusal = {.code = 0};
 
-	if (open_store(path, &store, failure) == 0)
+	if (open_store(path, &store, &refusal) == 0)
 		return 0;
-	if (strstr(failure->message, "wherry rebuild") == NULL)
-		return failure->code;
+	if (strstr(refusal.message, "it is missing; 'wherry rebuild'") == NULL)
+		return fail_from(failure, &refusal);
 	(void)printf("told\n");
 	return rebuild(path, failure);
 }

@@ -304,6 +304,10 @@ static struct power_log log_open(const char *path)
 	if (fd < 0 || fstat(fd, &status) < 0)
 		err(1, "%s", path);
 	power_log.size_bytes = (size_t)status.st_size;
+	if (power_log.size_bytes == 0) { /* nothing that could be mapped, and no record */
+		(void)close(fd);
+		return power_log;
+	}
 	power_log.bytes = mmap(NULL, power_log.size_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
 	if (power_log.bytes == MAP_FAILED)
 		err(1, "%s", path);

@@ -7,16 +7,16 @@
 #     power_begin                        a store's folder, $WHERRY_STORE, of which all that is done below it is recorded
 #     recorded COMMAND…                  a command, recorded. What it does that has no record ends it, and the test
 #     records, said                      how many records there are; the first one after the last document was said
-#     promise FROM TO + TEXT             in states from the record FROM on, to TO, a line of the listing begins so; "-": none does
+#     promise FROM TO + TEXT             in states from the record FROM on, to TO, a line of the listing begins with these words; "-": none does
 #     content[DISK@N]=DIGEST             what an image holds, whenever it is there
 #     power_end                          no more is recorded; that nothing is missing in the records is made sure. The
 #                                        store is the recorded one still: the last moment to look at it
 #     states_begin                       the helpers at work
 #     look_at_states COUNT FROM TO       so many states in that part of the records; all of them when thorough
-#     control ENDING FROM TO             with a disk that lies about syncs of such files from FROM on, states in that part
+#     control ENDING LIES FROM TO        with a disk that lies about syncs of such files from LIES on, states from FROM to TO
 #                                        have lost something, or the test is worth nothing
 #
-# The script says what is done in a state: choose_steps AT sets STEPS (see helpers/power_check.c) and SOURCE, the file of a
+# The script says what is done in a state: choose_steps AT SEED sets STEPS (see helpers/power_check.c) and SOURCE, the file of a
 # round among them. It may have more to say: judge_more AT adds to WRONG what else is wrong with $OUTPUT.
 
 cut=$WHERRY_TEST_TOOLS/power_cut
@@ -43,6 +43,7 @@ power_begin() {
 	requires openssl jq sha256sum diff
 	power_memory "$WORK/recorded"
 	export WHERRY_STORE=$WORK/recorded/store
+	: >"$log"
 	mkdir "$WHERRY_STORE" # records are of what is made below it
 	recording=(env RECORD_FOLDER="$(realpath "$WHERRY_STORE")" RECORD_LOG="$log" LD_PRELOAD="$recorder")
 }
@@ -108,7 +109,7 @@ judge_line() {
 	failed* | damaged | flaw*) WRONG+="$1"$'\n' ;;
 	made)
 		made=$name
-		is_listing=0
+		[[ -z $listing ]] || is_listing=0 # it is what was there before; a repair comes before its listing
 		;;
 	image)
 		((!is_listing)) || listing+=$'\n'$1
@@ -130,12 +131,13 @@ judge() {
 		judge_line "$line"
 	done
 	[[ ${line:-} == end ]] || die "$checker has ended: $OUTPUT"
+	listing+=$'\n'
 	for promised in "${promises[@]}"; do
 		read -r from to sign text <<<"$promised"
 		((from <= $1 && $1 < to)) || continue
-		if [[ $sign == + && $listing != *$'\n'"$text"* ]]; then
+		if [[ $sign == + && $listing != *$'\n'"$text"[$' \n']* ]]; then
 			WRONG+="was promised: $text"$'\n'
-		elif [[ $sign == - && $listing == *$'\n'"$text"* ]]; then
+		elif [[ $sign == - && $listing == *$'\n'"$text"[$' \n']* ]]; then
 			WRONG+="is back: $text"$'\n'
 		fi
 	done
@@ -151,7 +153,7 @@ look_at() {
 	echo "$1 $2 $WHERRY_STORE ${*:3}" >&6
 	read -r -t 90 line <&5 || true
 	[[ ${line:-} == done ]] || die "$cut has ended"
-	choose_steps "$1"
+	choose_steps "$1" "$2"
 	if [[ $SOURCE != "$source_now" ]]; then
 		cp "$SOURCE" source
 		source_now=$SOURCE
@@ -228,7 +230,7 @@ look_at_states() {
 control() {
 	local i lost=0
 	for ((i = 0; i < 80 && lost < 2; i++)); do
-		random_point "$2" "$3"
+		random_point "$3" "$4"
 		random_number 1000000
 		look_at "$AT" "$NUMBER" "$1" "$2"
 		[[ -z $WRONG ]] || lost=$((lost + 1))

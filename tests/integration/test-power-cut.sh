@@ -26,7 +26,7 @@ expect_exit 0 recorded wherry sync kept1 other --progress=none --json
 promise_image "$(said)" $never other@1 kept1
 promise_image "$made1" "$(records)" web01@1 kept1
 expect_exit 0 recorded wherry delete web01@1 --json
-promise "$(said)" $never - "image web01@1 "
+promise "$(said)" $never - "image web01@1"
 stop_reader
 random_range source 0 700K third
 cp source kept3
@@ -52,8 +52,8 @@ promise_image "$ended3" "$(records)" web01@3 kept3
 promise_image "$made4" "$(records)" web01@4 kept3
 expect_exit 0 recorded wherry sync source web01 --keep 2 --progress=none --json
 made5=$(said)
-promise "$made5" $never - "image web01@3 "
-promise "$made5" $never - "image web01@4 "
+promise "$made5" $never - "image web01@3"
+promise "$made5" $never - "image web01@4"
 promise_image "$made5" "$(records)" web01@5 kept5 # the next round takes it away
 expect_exit 0 recorded wherry sync source web01 --progress=none --json # nothing has changed
 promise_image "$(said)" $never web01@6 kept5
@@ -91,6 +91,6 @@ look_at_states 60 0 "$all"
 expect_equal 0 $bad "states with something lost"
 
 say "control: with a disk that lies this test fails"
-control .seg "$made1" "$all"
-control .db-wal "$made1" "$all"
-control .db "$made1" "$all"
+control .seg "$made1" "$made1" "$all"
+control .db-wal "$made1" "$made1" "$all"
+control .db "$made1" "$made1" "$all"
