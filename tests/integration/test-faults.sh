@@ -4,7 +4,7 @@
 # no memory. One line says why, what was acknowledged is there, and the next run goes on. Deleting and cleaning up work on a full store.
 # timeout: 280
 . "$(dirname "$0")/functions.sh"
-requires openssl jq strace cmp mkfs.ext4
+requires openssl jq strace cmp mkfs.ext4 e2fsck perl findmnt
 requires_loop
 
 MIB=$((1024 * 1024))
@@ -100,6 +100,74 @@ expect_number "failures > 10"
 expect_exit 0 wherry sync source web01 --json --progress=none
 check_export web01@latest source
 expect_exit 0 wherry check --deep --json --progress=none
+
+say "a store that turns read-only under way, a device that goes away"
+mount_at memory -t tmpfs -o size=128M tmpfs # no real disk is waited for
+truncate -s 96M memory/disk.img
+mkfs.ext4 -q -m 0 memory/disk.img
+device_mount() {
+	mount -o loop,errors=remount-ro memory/disk.img mounted
+	device=$(findmnt -n -o SOURCE --mountpoint "$WORK/mounted")
+}
+# after a fresh mount: all as it was, and it goes on
+device_again() {
+	umount mounted
+	e2fsck -fp memory/disk.img >e2fsck.out 2>&1 || (($? <= 1)) || die "e2fsck: $(cat e2fsck.out)"
+	device_mount
+	[[ -e $WHERRY_STORE/catalog.db ]] || expect_exit 0 wherry rebuild --progress=none
+	expect_exit 0 wherry check --deep --json --progress=none
+	check_export web01@2 kept2
+}
+# read_only: as an error found in the file system makes it. gone: no more is written, not even the file system's journal.
+read_only() {
+	echo 1 >"/sys/fs/ext4/${device#/dev/}/trigger_fs_error"
+}
+gone() {
+	# EXT4_IOC_SHUTDOWN, without flushing its journal
+	perl -e 'my $flags = pack("L", 2); open(my $file, "<", $ARGV[0]) or die; ioctl($file, 0x8004587d, $flags) or die "$!"' mounted
+}
+# struck EVENT COMMAND…: it happens behind the command's third write, at which the command stands still meanwhile.
+struck() {
+	local event=$1 status=0
+	shift
+	without_leak_check strace -f -qq -o "$WORK/calls" -e trace=pwrite64 -e inject=pwrite64:signal=STOP:when=3 \
+		"$@" >"$WORK/stdout" 2>"$WORK/stderr" &
+	started_pids+=($!)
+	wait_until 20 grep -q "stopped by SIGSTOP" "$WORK/calls"
+	$event
+	kill -CONT "$(sed -n '1s/ .*//p' "$WORK/calls")"
+	finish "${started_pids[-1]}" || status=$?
+	rm "$WORK/calls"
+	expect_equal 1 $status "$event: $*: $(cat "$WORK/stderr")"
+	expect_equal 1 "$(grep -c '^wherry: ' "$WORK/stderr")" "$event: $*: one message: $(cat "$WORK/stderr")"
+	device_again
+}
+device_mount
+export WHERRY_STORE=$WORK/mounted/store
+make_store --chunk-size 16K
+random_file source 3M 20
+sync_disk source web01
+random_range source 0 2M 21
+sync_disk source web01
+cp source kept2
+sync_disk kept1 other
+for event in read_only gone; do
+	random_range source 0 1M "$event"
+	struck $event wherry sync source web01 --progress=none
+	expect_exit 0 wherry sync source web01 --progress=none
+	check_export web01 source
+	random_range other.img 0 4M "$event"
+	expect_exit 0 wherry sync other.img "dead-$event" --level 0 --progress=none
+	expect_exit 0 wherry remove "dead-$event"
+	struck $event wherry gc --progress=none
+	expect_exit 0 wherry gc --progress=none
+	struck $event wherry rebuild --progress=none
+	expect_exit 0 wherry rebuild --progress=none
+	check_export web01 source
+done
+umount mounted
+rm memory/disk.img
+export WHERRY_STORE=$WORK/store
 
 say "no memory"
 [[ -e $no_memory ]] || die "needs $no_memory"
