@@ -32,9 +32,16 @@ enum {
 	CHECKPOINT_PAGES_WAIT = 32768,	     /* 128 MiB: wait for readers and start the log over */
 };
 
+#define BASE_SCHEMA                                                                                                    \
+	"CREATE TABLE base(disk INTEGER NOT NULL, until INTEGER NOT NULL, off_bytes INTEGER NOT NULL,"                 \
+	" len_bytes INTEGER NOT NULL, since INTEGER NOT NULL, image_uuid BLOB NOT NULL, image_disk INTEGER NOT NULL,"  \
+	" image_number INTEGER NOT NULL, image_generation INTEGER NOT NULL, image_off_bytes INTEGER NOT NULL,"         \
+	" PRIMARY KEY(disk, until, off_bytes)) STRICT, WITHOUT ROWID;"                                                 \
+	"CREATE INDEX base_image ON base(image_disk, image_number);"
+
 static const char schema[] =
 	"PRAGMA application_id=0x77685279;"
-	"PRAGMA user_version=1;"
+	"PRAGMA user_version=2;"
 	"CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;"
 	"CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
 	"INSERT INTO counter VALUES('next_chunk', 1);"
@@ -69,7 +76,7 @@ static const char schema[] =
 	" cursor_bytes INTEGER NOT NULL, total INTEGER NOT NULL, done INTEGER NOT NULL, read INTEGER NOT NULL,"
 	" left_out INTEGER NOT NULL, zero INTEGER NOT NULL, changed INTEGER NOT NULL, stored INTEGER NOT NULL,"
 	" sent INTEGER NOT NULL, own_limit INTEGER, own_level INTEGER, error TEXT,"
-	" PRIMARY KEY(disk, number)) STRICT, WITHOUT ROWID;";
+	" PRIMARY KEY(disk, number)) STRICT, WITHOUT ROWID;" BASE_SCHEMA;
 
 #define DISK_COLUMNS                                                                                                   \
 	"id,uuid,name,size_bytes,sector_bytes,generation,state,keep,level,limit_rate,mirror_of,fingerprint_key,"       \
@@ -196,6 +203,34 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 	[ST_FOUND_CHOSEN] = "SELECT digest,predecessor,time,segment,off_bytes,stored_bytes FROM found "
 			    "WHERE uuid=?1 AND sequence=?2 AND chosen=1",
 	[ST_FOUND_LAST] = "SELECT max(sequence) FROM found WHERE uuid=?1",
+	[ST_BASE_PUT] = "INSERT INTO base(disk,until," BASE_COLUMNS ") VALUES(?1,0,?2,?3,?4,?5,?6,?7,?8,?9)",
+	/* of the generation ?2; for live content one that no piece has ended before or in */
+	[ST_BASE_LIST] = "SELECT " BASE_COLUMNS " FROM base WHERE disk=?1 AND since<=?2 AND (until=0 OR until>?2) "
+			 "ORDER BY off_bytes",
+	[ST_BASE_RANGE] = "SELECT " BASE_COLUMNS " FROM base WHERE disk=?1 AND since<=?2 AND (until=0 OR until>?2) "
+			  "AND off_bytes<?4 AND off_bytes+len_bytes>?3 ORDER BY off_bytes",
+	[ST_BASE_ANY] = "SELECT 1 FROM base WHERE disk=?1 AND since<=?2 AND (until=0 OR until>?2) LIMIT 1",
+	[ST_BASE_END] = "UPDATE base SET until=?3 WHERE disk=?1 AND until=0 AND off_bytes=?2",
+	[ST_BASE_DELETE] = "DELETE FROM base WHERE disk=?1 AND until=0 AND off_bytes=?2",
+	[ST_BASE_FORGET] = "DELETE FROM base WHERE disk=?1 AND until<>0 AND NOT EXISTS (SELECT 1 FROM image i "
+			   "WHERE i.disk=?1 AND i.state=0 AND i.generation>=base.since AND i.generation<base.until)",
+	[ST_BASE_DROP] = "DELETE FROM base WHERE disk=?1",
+	[ST_BASE_USERS] = "SELECT DISTINCT b.image_number,d.name FROM base b JOIN disk d ON d.id=b.disk "
+			  "WHERE b.image_disk=?1 AND d.state=0 AND (b.image_number=?2 OR (?2=0 AND b.disk<>?1)) "
+			  "ORDER BY b.image_number,d.name",
+	[ST_BASE_PARENT] = "SELECT d.name,b.image_number FROM base b JOIN disk d ON d.id=b.image_disk "
+			   "WHERE b.disk=?1 AND b.until=0 GROUP BY b.image_disk,b.image_number "
+			   "ORDER BY sum(b.len_bytes) DESC,min(b.off_bytes) LIMIT 1",
+	[ST_BASE_LEVELS] = "WITH RECURSIVE level(disk,generation,depth) AS (SELECT ?1,?2,1 UNION "
+			   "SELECT b.image_disk,b.image_generation,l.depth+1 FROM level l JOIN base b ON b.disk=l.disk "
+			   "AND b.since<=l.generation AND (b.until=0 OR b.until>l.generation) WHERE l.depth<=?3) "
+			   "SELECT max(depth) FROM level",
+	[ST_BASE_RESOLVE] = "UPDATE base SET (image_disk,image_generation)=(SELECT coalesce(max(d.id),0),"
+			    "coalesce(max(i.generation),0) FROM disk d JOIN image i ON i.disk=d.id AND i.state=0 "
+			    "WHERE d.uuid=base.image_uuid AND d.state=0 AND i.number=base.image_number)",
+	[ST_BASE_MISSING] = "SELECT d.name," BASE_COLUMNS " FROM base b JOIN disk d ON d.id=b.disk "
+			    "WHERE image_generation=0 ORDER BY d.name,off_bytes",
+	[ST_BASE_WALK] = "SELECT disk,until," BASE_COLUMNS " FROM base ORDER BY disk,until,off_bytes",
 };
 
 static int code_of_sqlite(int sqlite_code)
@@ -528,7 +563,7 @@ int catalog_create(const char *store_path, uint32_t chunk_bytes, struct failure 
 	return catalog_create_named(store_path, CATALOG_NAME, chunk_bytes, failure);
 }
 
-static int catalog_check_format(struct catalog *catalog, struct failure *failure)
+static int catalog_check_format(struct catalog *catalog, int *ret_format, struct failure *failure)
 {
 	sqlite3_stmt *statement = NULL;
 	int application = 0, format = 0, result;
@@ -550,8 +585,9 @@ static int catalog_check_format(struct catalog *catalog, struct failure *failure
 	if (format > CATALOG_FORMAT)
 		return fail(failure, -EPROTONOSUPPORT, "catalog %s: format %d is newer than this program knows (%d); use a newer wherry",
 			    catalog->path, format, CATALOG_FORMAT);
-	if (format < CATALOG_FORMAT)
+	if (format < 1)
 		return fail(failure, -EBADMSG, "catalog %s: format %d was never used", catalog->path, format);
+	*ret_format = format;
 	return 0;
 }
 
@@ -662,11 +698,20 @@ static bool is_own_object(const char *name, const char *sql)
 	return strcmp(sql, "CREATE TABLE sqlite_sequence(name,seq)") == 0 || is_our_statement(sql);
 }
 
+static unsigned count_statements(const char *statements)
+{
+	unsigned count = 0;
+
+	for (const char *at = statements; (at = strstr(at, "CREATE ")) != NULL; at++)
+		count++;
+	return count;
+}
+
 /*
  * Tables and indexes are ours, all of them, and there is nothing else: a view in place of a table could go on for ever, a trigger change what it
  * likes, and a table without its types hold anything.
  */
-static int catalog_check_schema(struct catalog *catalog, struct failure *failure)
+static int catalog_check_schema(struct catalog *catalog, int format, struct failure *failure)
 {
 	STATEMENT *query = catalog_statement(catalog, ST_SCHEMA, failure);
 	unsigned expected = 1; /* sqlite_sequence */
@@ -675,8 +720,9 @@ static int catalog_check_schema(struct catalog *catalog, struct failure *failure
 
 	if (query == NULL)
 		return catalog->statement_error;
-	for (const char *at = schema; (at = strstr(at, "CREATE ")) != NULL; at++)
-		expected++;
+	expected += count_statements(schema);
+	if (format < CATALOG_FORMAT)
+		expected -= count_statements(BASE_SCHEMA);
 	while ((result = catalog_step(catalog, query, failure)) == 1) {
 		const char *sql = (const char *)sqlite3_column_text(query, 1);
 
@@ -719,11 +765,53 @@ static int check_files(const struct catalog *catalog, struct failure *failure)
 	return 0;
 }
 
+static int catalog_lock(struct catalog *catalog, int wait_ms, struct failure *failure)
+{
+	for (int waited_ms = 0;; waited_ms += 5) {
+		if (flock(catalog->lock_fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return fail_errno(failure, -errno, "lock file locks/catalog");
+		if (waited_ms >= wait_ms)
+			return fail(failure, -EBUSY, "catalog %s: another process has been writing for %d s; see who has locks/catalog open",
+				    catalog->path, wait_ms / 1000);
+		(void)nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL); /* woken early: asks again */
+	}
+}
+
+static void catalog_unlock(struct catalog *catalog)
+{
+	(void)flock(catalog->lock_fd, LOCK_UN); /* can't fail for a lock that is held */
+}
+
+/*
+ * From format 1, which knew no clones: one more table, in one transaction. Another process may have been faster; one that opened the
+ * database while it was of format 1 goes on, for what it knows has stayed as it was.
+ */
+static int catalog_migrate(struct catalog *catalog, int *format, struct failure *failure)
+{
+	int result = catalog_lock(catalog, LOCK_WAIT_MS, failure);
+
+	if (result < 0)
+		return result;
+	result = catalog_check_format(catalog, format, failure);
+	if (result == 0 && *format < CATALOG_FORMAT) {
+		result = catalog_execute(catalog, "BEGIN IMMEDIATE;" BASE_SCHEMA "PRAGMA user_version=2;COMMIT;",
+					 "bringing it to format 2", failure);
+		if (result < 0)
+			(void)sqlite3_exec(catalog->db, "ROLLBACK", NULL, NULL, NULL); /* none may be open: then it has nothing to do */
+		else
+			*format = CATALOG_FORMAT;
+	}
+	catalog_unlock(catalog);
+	return result;
+}
+
 int catalog_open_named(const char *store_path, const char *name, int locks_fd, const char *lock_name, bool read_only,
 		       struct catalog **ret_catalog, struct failure *failure)
 {
 	AUTO(catalog_free_at) struct catalog *catalog = catalog_allocate(store_path, name);
-	int result;
+	int format = 0, result;
 
 	if (catalog == NULL)
 		return fail_errno(failure, -ENOMEM, "catalog");
@@ -749,11 +837,14 @@ int catalog_open_named(const char *store_path, const char *name, int locks_fd, c
 	if (result == 0)
 		result = catalog_configure(catalog, failure);
 	if (result == 0)
-		result = catalog_check_format(catalog, failure);
+		result = catalog_check_format(catalog, &format, failure);
+	if (result == 0 && format < CATALOG_FORMAT && !read_only)
+		result = catalog_migrate(catalog, &format, failure);
 	if (result == 0)
-		result = catalog_check_schema(catalog, failure);
+		result = catalog_check_schema(catalog, format, failure);
 	if (result < 0)
 		return result;
+	catalog->has_base_table = format >= CATALOG_FORMAT;
 	(void)sqlite3_wal_hook(catalog->db, note_wal_pages, catalog);
 	*ret_catalog = take_ptr(catalog);
 	return 0;
@@ -770,25 +861,6 @@ int catalog_open(const char *store_path, int locks_fd, bool read_only, struct ca
 uint64_t catalog_database(const struct catalog *catalog)
 {
 	return catalog->inode;
-}
-
-static int catalog_lock(struct catalog *catalog, int wait_ms, struct failure *failure)
-{
-	for (int waited_ms = 0;; waited_ms += 5) {
-		if (flock(catalog->lock_fd, LOCK_EX | LOCK_NB) == 0)
-			return 0;
-		if (errno != EWOULDBLOCK && errno != EINTR)
-			return fail_errno(failure, -errno, "lock file locks/catalog");
-		if (waited_ms >= wait_ms)
-			return fail(failure, -EBUSY, "catalog %s: another process has been writing for %d s; see who has locks/catalog open",
-				    catalog->path, wait_ms / 1000);
-		(void)nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL); /* woken early: asks again */
-	}
-}
-
-static void catalog_unlock(struct catalog *catalog)
-{
-	(void)flock(catalog->lock_fd, LOCK_UN); /* can't fail for a lock that is held */
 }
 
 int catalog_begin(struct catalog *catalog, struct failure *failure)

@@ -39,7 +39,7 @@ enum {
 	CATALOG_DIGEST_BYTES = 32,
 	CATALOG_KEY_BYTES = 32,
 	CATALOG_FINGERPRINT_BYTES = 16,
-	CATALOG_FORMAT = 1,
+	CATALOG_FORMAT = 2, /* 1: no table `base`; one that is opened for writing becomes 2 */
 };
 
 struct catalog;
@@ -202,7 +202,7 @@ struct catalog_change {
 	uint64_t first;	 /* chunk index in the disk */
 	uint64_t count;	 /* > 1 only for NOTHING and ZERO */
 	uint8_t kind;
-	bool refresh;	 /* set the fingerprint only */
+	bool refresh;	 /* set the fingerprint only; what shows through from an image becomes the disk's own */
 	bool has_fingerprint;
 	uint64_t chunk;
 	uint8_t fingerprint[CATALOG_FINGERPRINT_BYTES];
@@ -214,6 +214,70 @@ struct catalog_change {
 int catalog_map_update(struct catalog *catalog, const struct catalog_disk *disk, const struct catalog_change *changes,
 		       size_t count, uint64_t *changed_chunks, uint64_t *newly_changed_chunks,
 		       struct failure *failure);
+
+/* ---- what shows through: clones ---- */
+
+/*
+ * A disk of pieces: bytes of it that are those of an image, but where it has a state of its own. Live content has those that were set last; an
+ * image keeps those that held in its generation. Pieces in force at the same time don't overlap.
+ *
+ * Offsets are in bytes, so that a piece can begin anywhere (partitions do). Reading goes by chunks: it needs `off_bytes` and `image_off_bytes` to be multiples of the chunk
+ * size, and a piece whose end is none to end where its image does.
+ */
+struct catalog_piece {
+	uint64_t off_bytes, len_bytes; /* in the disk */
+	uint8_t image_uuid[CATALOG_UUID_BYTES]; /* of the image's disk */
+	int64_t image_disk;	   /* 0: unknown, until catalog_base_resolve() */
+	uint32_t image_number;
+	uint32_t image_generation; /* 0: unknown, or gone */
+	uint64_t image_off_bytes;
+	uint32_t since; /* generation of the disk; set by the catalog */
+};
+enum { CATALOG_PIECES_MOST = 65536, CATALOG_LEVELS_MOST = 64 };
+
+/* Live content has these pieces from now on, ascending, and no others. Those that an image sees are kept for it. In a transaction. */
+int catalog_base_set(struct catalog *catalog, const struct catalog_disk *disk, const struct catalog_piece *pieces,
+		     size_t count, struct failure *failure);
+/* Those of live content (generation 0) or of an image of that generation, ascending. Caller frees. */
+int catalog_base_list(struct catalog *catalog, int64_t disk, uint32_t generation, struct catalog_piece **ret_list,
+		      size_t *ret_count, struct failure *failure);
+int catalog_base_any(struct catalog *catalog, int64_t disk, uint32_t generation, bool *ret_any, struct failure *failure);
+/* Forgets pieces that no alive image sees any more. In a transaction, when an image has gone. */
+int catalog_base_forget_unseen(struct catalog *catalog, int64_t disk, struct failure *failure);
+/* Forgets all of a disk that goes. In a transaction. */
+int catalog_base_drop(struct catalog *catalog, int64_t disk, struct failure *failure);
+
+/* An alive disk that reads through an image, live or in one of its own images. */
+struct catalog_base_user {
+	uint32_t image_number;
+	char name[CATALOG_NAME_BYTES];
+};
+/* Of one image; number 0: of all images of that disk, other disks only. By number and name. Caller frees. */
+int catalog_base_users(struct catalog *catalog, int64_t image_disk, uint32_t number, struct catalog_base_user **ret_list,
+		       size_t *ret_count, struct failure *failure);
+/* The image from which most of the live content comes; *ret_number 0: none. */
+int catalog_base_parent(struct catalog *catalog, int64_t disk, char ret_name[CATALOG_NAME_BYTES], uint32_t *ret_number,
+			struct failure *failure);
+/* On how many levels content of that image is read: 1 when nothing shows through. CATALOG_LEVELS_MOST + 1: more than are read. */
+int catalog_base_levels(struct catalog *catalog, int64_t disk, uint32_t generation, unsigned *ret_levels,
+			struct failure *failure);
+/*
+ * For a rebuild, when all disks are there: finds the images of pieces by uuid and number. `missing` is called for each piece whose
+ * image isn't there; reading through it is an error from then on. In a transaction.
+ */
+int catalog_base_resolve(struct catalog *catalog,
+			 int (*missing)(void *opaque, const char *disk, const struct catalog_piece *piece), void *opaque,
+			 struct failure *failure);
+
+/*
+ * As catalog_map_read (generation 0) and catalog_map_read_at, with what shows through in place of CATALOG_NOTHING: without fingerprints, since the generation
+ * in which the piece came. At most one page is read on each level (two where pieces are shifted against pages).
+ */
+int catalog_content_read(struct catalog *catalog, int64_t disk, uint32_t generation, uint32_t chunk_bytes, uint64_t page,
+			 struct catalog_page *ret_page, struct failure *failure);
+/* As catalog_map_next, of all that shows through as well. */
+int catalog_content_next(struct catalog *catalog, int64_t disk, uint32_t generation, uint32_t chunk_bytes,
+			 uint64_t from_page, uint64_t *ret_page, struct failure *failure);
 
 /* ---- chunks ---- */
 
@@ -468,7 +532,7 @@ int catalog_check_database(struct catalog *catalog, const struct catalog_check *
 /*
  * Whether rows fit together: references are the entries of maps that name a chunk, live_bytes the records that
  * something refers to, each chunk has its row in the index by digest, or one that says that it is lost, and no row
- * there is without one, records lie inside of segments, states of a chunk follow each other, images and rounds are numbered as their disks say.
+ * there is without one, records lie inside of segments, states of a chunk follow each other, images and rounds are numbered as their disks say, pieces of clones lie in their disks and in images that are there.
  *
  * One read of all there is: others' commits go on meanwhile, but the write-ahead log is not started over. Memory is
  * bounded, whatever there is (some MiB). A sum that is wrong passes for right with a probability of 2^-64.

@@ -51,6 +51,7 @@ enum flaw_kind {
 	FLAW_DIGESTS,
 	FLAW_LIVE,
 	FLAW_NUMBERS,
+	FLAW_PIECE,
 	FLAW_KINDS,
 };
 
@@ -486,6 +487,93 @@ static int read_rounds_of(struct row_check *check, const struct catalog_disk *di
 	}
 }
 
+/* What a row of `base` says of an image must be so. */
+static int check_piece_image(struct row_check *check, const char *what, const struct catalog_piece *piece)
+{
+	AUTO(catalog_image_release) struct catalog_image image = {.number = 0};
+	AUTO(catalog_disk_release) struct catalog_disk disk = {.id = 0};
+	int result = catalog_disk_get(check->catalog, piece->image_disk, &disk, check->failure);
+
+	if (result == 0)
+		result = catalog_image_get(check->catalog, piece->image_disk, piece->image_number, &image, check->failure);
+	if (result == -ENOENT || (result == 0 && (disk.state != CATALOG_ALIVE || piece->image_generation == 0))) {
+		say(check, FLAW_PIECE, what, "the image that it comes from is gone");
+		return 0;
+	}
+	if (result < 0)
+		return result;
+	if (image.generation != piece->image_generation ||
+	    memcmp(disk.uuid, piece->image_uuid, CATALOG_UUID_BYTES) != 0)
+		say(check, FLAW_PIECE, what, "the image that it comes from is another one than meant");
+	if (piece->image_off_bytes > image.size_bytes || piece->len_bytes > image.size_bytes - piece->image_off_bytes)
+		say(check, FLAW_PIECE, what, "it reaches beyond the end of the image that it comes from");
+	return 0;
+}
+
+/* Where the pieces of a disk that are in force now have come to. */
+struct piece_walk {
+	int64_t disk;
+	uint64_t live_end_bytes;
+};
+
+static int check_piece(struct row_check *check, sqlite3_stmt *row, struct piece_walk *walk)
+{
+	AUTO(catalog_disk_release) struct catalog_disk disk = {.id = 0};
+	struct catalog_piece piece;
+	bool bad = false;
+	int64_t id = column_i64(row, 0, 1, CATALOG_DISKS_END - 1, &bad);
+	uint32_t until = (uint32_t)column_u64(row, 1, UINT32_MAX, &bad);
+	char what[64];
+	int result;
+
+	if (bad || !base_read_piece(row, 2, &piece)) {
+		say(check, FLAW_ROW, "catalog", "a row of table base holds impossible values");
+		return 0;
+	}
+	(void)snprintf(what, sizeof(what), "disk %" PRId64 ", base at %" PRIu64, id, piece.off_bytes);
+	result = catalog_disk_get(check->catalog, id, &disk, check->failure);
+	if (result == -ENOENT || (result == 0 && disk.state != CATALOG_ALIVE)) {
+		say(check, FLAW_PIECE, what, "there is no such disk");
+		return 0;
+	}
+	if (result < 0)
+		return result;
+	if (walk->disk != id)
+		*walk = (struct piece_walk){.disk = id};
+	if (until == 0 && piece.off_bytes < walk->live_end_bytes)
+		say(check, FLAW_PIECE, what, "it overlaps the one before");
+	if (until == 0)
+		walk->live_end_bytes = piece.off_bytes + piece.len_bytes;
+	if (until == 0 && piece.off_bytes + piece.len_bytes > disk.size_bytes)
+		say(check, FLAW_PIECE, what, "it reaches beyond the end of the disk");
+	if (piece.since > disk.generation || until > disk.generation || (until != 0 && piece.since >= until))
+		say(check, FLAW_PIECE, what, "it is of a generation to come");
+	if (piece.off_bytes % check->chunk_bytes != 0 || piece.image_off_bytes % check->chunk_bytes != 0)
+		say(check, FLAW_PIECE, what, "it is not at a multiple of the chunk size");
+	return check_piece_image(check, what, &piece);
+}
+
+static int check_base(struct row_check *check)
+{
+	struct piece_walk walk = {.disk = 0};
+	STATEMENT *query = NULL;
+	int result;
+
+	if (!check->catalog->has_base_table)
+		return 0;
+	query = catalog_statement(check->catalog, ST_BASE_WALK, check->failure);
+	if (query == NULL)
+		return check->catalog->statement_error;
+	while ((result = catalog_step(check->catalog, query, check->failure)) == 1) {
+		result = check_piece(check, query, &walk);
+		if (result == 0)
+			result = count_row(check);
+		if (result < 0)
+			return result;
+	}
+	return result;
+}
+
 /* Each row, read as others would read it: values out of their ranges are found so. */
 static int read_rows_of(struct row_check *check, const struct catalog_disk *disk)
 {
@@ -508,11 +596,13 @@ static int read_rows_of(struct row_check *check, const struct catalog_disk *disk
 
 static int check_disks(struct row_check *check)
 {
+	int result;
+
 	for (int state = CATALOG_ALIVE; state <= CATALOG_GOING; state++) {
 		AUTO_FREE struct catalog_disk *disks = NULL;
 		size_t count = 0;
-		int result =
-			catalog_disk_list(check->catalog, (enum catalog_state)state, &disks, &count, check->failure);
+
+		result = catalog_disk_list(check->catalog, (enum catalog_state)state, &disks, &count, check->failure);
 
 		for (size_t i = 0; i < count; i++) {
 			if (result == 0)
@@ -522,7 +612,8 @@ static int check_disks(struct row_check *check)
 		if (result < 0)
 			return result;
 	}
-	return check_all_numbers(check);
+	result = check_all_numbers(check);
+	return result == 0 ? check_base(check) : result;
 }
 
 /* ---- the sums ---- */

@@ -96,6 +96,20 @@ enum statement {
 	ST_FOUND_CHOOSE,
 	ST_FOUND_CHOSEN,
 	ST_FOUND_LAST,
+	ST_BASE_PUT,
+	ST_BASE_LIST,
+	ST_BASE_RANGE,
+	ST_BASE_ANY,
+	ST_BASE_END,
+	ST_BASE_DELETE,
+	ST_BASE_FORGET,
+	ST_BASE_DROP,
+	ST_BASE_USERS,
+	ST_BASE_PARENT,
+	ST_BASE_LEVELS,
+	ST_BASE_RESOLVE,
+	ST_BASE_MISSING,
+	ST_BASE_WALK,
 	STATEMENT_COUNT,
 };
 
@@ -128,6 +142,7 @@ struct catalog {
 	int lock_fd;
 	uint64_t inode; /* of the database when it was opened: a rebuild puts another one in its place */
 	bool read_only;
+	bool has_base_table; /* not in one of format 1 that is only read: then nothing shows through anything */
 	bool in_transaction;
 	bool in_snapshot;	  /* a read of several rows that belong to one moment */
 	bool snapshot_has_cache;  /* clean chunk pages were compared with this snapshot already */
@@ -226,6 +241,10 @@ enum { CATALOG_DISKS_END = 1 << 22 };
 int states_walk_between(struct catalog *catalog, int64_t first_disk, uint64_t first_page, int64_t end_disk,
 			uint64_t end_page, catalog_states_visit_fn visit, void *opaque, struct failure *failure);
 int chunk_next_id(struct catalog *catalog, uint64_t *ret_next, struct failure *failure);
+
+/* A row of `base` from the columns BASE_COLUMNS, of which the first is `first_column`. False: impossible values. */
+#define BASE_COLUMNS "off_bytes,len_bytes,since,image_uuid,image_disk,image_number,image_generation,image_off_bytes"
+bool base_read_piece(sqlite3_stmt *row, int first_column, struct catalog_piece *ret_piece);
 
 /* Generation of the newest alive image of a disk, 0 when there is none. */
 int image_newest_generation(struct catalog *catalog, int64_t disk, uint32_t *ret_generation, struct failure *failure);

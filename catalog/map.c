@@ -176,6 +176,7 @@ struct page_update {
 	struct catalog *catalog;
 	const struct catalog_disk *disk;
 	uint32_t newest_image; /* its generation; 0: none */
+	bool has_base;	       /* what is nothing may be what an image shows there */
 	uint64_t page;
 	bool is_loaded, live_is_dirty;
 	bool past_is_loaded, past_is_dirty;
@@ -316,14 +317,19 @@ static void set_fingerprint(struct page_update *update, struct catalog_entry *en
 	update->live_is_dirty = true;
 }
 
+/*
+ * A refresh of what shows through from an image makes it the disk's own, with a fingerprint of the disk's key: not a change either. Whoever asks for it has
+ * looked at what shows, and nobody else can have changed it since.
+ */
 static int change_entry(struct page_update *update, unsigned index, const struct catalog_change *change,
 			struct failure *failure)
 {
 	struct catalog_entry *entry = &update->live.entries[index];
+	bool is_adopted = change->refresh && update->has_base && entry->kind == CATALOG_NOTHING;
 	int result = 0;
 
 	if (!is_same_state(entry, change)) {
-		if (change->refresh)
+		if (change->refresh && !is_adopted)
 			return fail(failure, -EBADMSG, "catalog %s: chunk %llu of disk %s isn't what it was", update->catalog->path,
 				    (unsigned long long)change->first, update->disk->name);
 		/* the new reference first: when a chunk only moves, it never looks dead in between */
@@ -333,8 +339,8 @@ static int change_entry(struct page_update *update, unsigned index, const struct
 			result = retire(update, index, failure);
 		if (result < 0)
 			return result;
-		update->changed_chunks++;
-		update->newly_changed_chunks += entry->since != update->disk->generation;
+		update->changed_chunks += !is_adopted;
+		update->newly_changed_chunks += !is_adopted && entry->since != update->disk->generation;
 		*entry = (struct catalog_entry){ .kind = change->kind,
 						 .since = update->disk->generation,
 						 .chunk = change->kind == CATALOG_CHUNK ? change->chunk : 0 };
@@ -391,6 +397,8 @@ int catalog_map_update(struct catalog *catalog, const struct catalog_disk *disk,
 	update->catalog = catalog;
 	update->disk = disk;
 	result = image_newest_generation(catalog, disk->id, &update->newest_image, failure);
+	if (result == 0)
+		result = catalog_base_any(catalog, disk->id, 0, &update->has_base, failure);
 	if (result == 0 && update->newest_image >= disk->generation)
 		return fail(failure, -EBADMSG, "catalog %s: disk %s has an image of a generation to come; the catalog is damaged",
 			    catalog->path, disk->name);

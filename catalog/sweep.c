@@ -473,6 +473,8 @@ int catalog_disk_sweep(struct catalog *catalog, const struct catalog_disk *disk,
 	if (result == 0 && touched < most_rows) {
 		result = delete_rows(catalog, ST_IMAGE_DELETE_ALL, disk->id, 0, false, failure);
 		if (result == 0)
+			result = catalog_base_drop(catalog, disk->id, failure);
+		if (result == 0)
 			result = delete_rows(catalog, ST_ROUND_DELETE_ALL, disk->id, 0, false, failure);
 		if (result == 0)
 			result = delete_rows(catalog, ST_DISK_DELETE, disk->id, 0, false, failure);
