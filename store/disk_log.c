@@ -31,6 +31,7 @@ enum {
 	SECTOR_LEAST_BYTES = 512,
 	SECTOR_MOST_BYTES = 65536,
 	RUN_LEAST_BYTES = 3, /* encoded: two numbers and the kind */
+	PIECE_LEAST_BYTES = 4 + DISK_UUID_BYTES, /* encoded: four numbers and the uuid */
 };
 
 #define NUMBER_MOST ((uint64_t)INT64_MAX)
@@ -80,6 +81,28 @@ static const char *find_flaw_in_runs(const struct log_entry *entry, uint32_t chu
 	return NULL;
 }
 
+static const char *find_flaw_in_pieces(const struct log_entry *entry)
+{
+	uint64_t end_bytes = 0;
+
+	for (size_t i = 0; i < entry->piece_count; i++) {
+		const struct log_piece *piece = &entry->pieces[i];
+		uint64_t image_end_bytes;
+
+		if (piece->len_bytes == 0)
+			return "an empty piece";
+		if (piece->off_bytes < end_bytes)
+			return "pieces that overlap or don't ascend";
+		if (__builtin_add_overflow(piece->off_bytes, piece->len_bytes, &end_bytes) || end_bytes > NUMBER_MOST ||
+		    __builtin_add_overflow(piece->image_off_bytes, piece->len_bytes, &image_end_bytes) ||
+		    image_end_bytes > NUMBER_MOST)
+			return "a piece beyond the end of any disk";
+		if (piece->image_number == 0)
+			return "image number is 0";
+	}
+	return NULL;
+}
+
 static const char *find_flaw_by_op(const struct log_entry *entry, uint32_t chunk_bytes)
 {
 	switch (entry->op) {
@@ -119,6 +142,8 @@ static const char *find_flaw_by_op(const struct log_entry *entry, uint32_t chunk
 		return fits(entry->mirror_of, LOG_MIRROR_MOST_BYTES) ? NULL : "name of the source is too long";
 	case LOG_REMOVE:
 		return NULL;
+	case LOG_BASE:
+		return find_flaw_in_pieces(entry);
 	}
 	return "unknown operation";
 }
@@ -148,6 +173,8 @@ static int check_amounts(const struct log_entry *entry, struct failure *failure)
 	if (entry->op == LOG_IMAGE && !fits(entry->details, LOG_DETAILS_MOST_BYTES))
 		return fail(failure, -E2BIG, "entry of a disk's log: details of more than %d bytes",
 			    LOG_DETAILS_MOST_BYTES);
+	if (entry->op == LOG_BASE && entry->piece_count > LOG_ENTRY_MOST_PIECES)
+		return fail(failure, -E2BIG, "entry of a disk's log: more than %d pieces", LOG_ENTRY_MOST_PIECES);
 	if (entry->op != LOG_EXTENTS)
 		return 0;
 	if (entry->run_count > LOG_ENTRY_MOST_RUNS)
@@ -175,6 +202,23 @@ static void encode_runs(const struct log_entry *entry, struct byte_writer *write
 		if (run->kind == LOG_RUN_CHUNKS)
 			byte_writer_bytes(writer, run->digests, (size_t)run->chunk_count * DIGEST_BYTES);
 		end_chunk = run->first_chunk + run->chunk_count;
+	}
+}
+
+static void encode_pieces(const struct log_entry *entry, struct byte_writer *writer)
+{
+	uint64_t end_bytes = 0;
+
+	byte_writer_varint(writer, entry->piece_count);
+	for (size_t i = 0; i < entry->piece_count; i++) {
+		const struct log_piece *piece = &entry->pieces[i];
+
+		byte_writer_varint(writer, piece->off_bytes - end_bytes);
+		byte_writer_varint(writer, piece->len_bytes);
+		byte_writer_bytes(writer, piece->image_uuid, DISK_UUID_BYTES);
+		byte_writer_varint(writer, piece->image_number);
+		byte_writer_varint(writer, piece->image_off_bytes);
+		end_bytes = piece->off_bytes + piece->len_bytes;
 	}
 }
 
@@ -222,6 +266,10 @@ static void encode_by_op(const struct log_entry *entry, struct byte_writer *writ
 		byte_writer_string(writer, entry->mirror_of);
 		break;
 	case LOG_REMOVE:
+		break;
+	case LOG_BASE:
+		byte_writer_varint(writer, entry->generation);
+		encode_pieces(entry, writer);
 		break;
 	}
 }
@@ -370,6 +418,38 @@ static void parse_runs(struct parser *parser, struct log_entry *entry)
 	}
 }
 
+static void parse_pieces(struct parser *parser, struct log_entry *entry)
+{
+	size_t piece_count = (size_t)parse_varint(parser, LOG_ENTRY_MOST_PIECES);
+	uint64_t end_bytes = 0;
+
+	if (piece_count > byte_reader_left(&parser->reader) / PIECE_LEAST_BYTES)
+		parser_object(parser, "cut short");
+	if (piece_count == 0 || parser->flaw != NULL)
+		return;
+	entry->pieces = calloc(piece_count, sizeof(*entry->pieces));
+	if (entry->pieces == NULL) {
+		parser->is_out_of_memory = true;
+		return;
+	}
+	entry->piece_count = piece_count;
+	for (size_t i = 0; i < piece_count && parser->flaw == NULL; i++) {
+		struct log_piece *piece = &entry->pieces[i];
+		uint64_t gap_bytes = parse_varint(parser, NUMBER_MOST);
+		const uint8_t *uuid;
+
+		piece->len_bytes = parse_varint(parser, NUMBER_MOST);
+		uuid = parse_bytes(parser, DISK_UUID_BYTES);
+		if (uuid != NULL)
+			memcpy(piece->image_uuid, uuid, DISK_UUID_BYTES);
+		piece->image_number = (uint32_t)parse_varint(parser, UINT32_MAX);
+		piece->image_off_bytes = parse_varint(parser, NUMBER_MOST);
+		if (__builtin_add_overflow(end_bytes, gap_bytes, &piece->off_bytes) ||
+		    __builtin_add_overflow(piece->off_bytes, piece->len_bytes, &end_bytes))
+			parser_object(parser, "a piece beyond the end of any disk");
+	}
+}
+
 static void parse_by_op(struct parser *parser, struct log_entry *entry)
 {
 	switch (entry->op) {
@@ -415,6 +495,10 @@ static void parse_by_op(struct parser *parser, struct log_entry *entry)
 		break;
 	case LOG_REMOVE:
 		break;
+	case LOG_BASE:
+		entry->generation = (uint32_t)parse_varint(parser, UINT32_MAX);
+		parse_pieces(parser, entry);
+		break;
 	}
 }
 
@@ -426,7 +510,7 @@ static void parse_entry(struct parser *parser, struct log_entry *entry)
 
 	if (parse_u8(parser, UINT8_MAX) != ENTRY_FORMAT)
 		parser_object(parser, "unknown format");
-	entry->op = (enum log_op)parse_u8(parser, LOG_REMOVE);
+	entry->op = (enum log_op)parse_u8(parser, LOG_BASE);
 	if (entry->op == 0)
 		parser_object(parser, "unknown operation");
 	entry->sequence = byte_reader_le64(&parser->reader);
@@ -473,6 +557,7 @@ void log_entry_free(struct log_entry *entry)
 {
 	free(entry->name);
 	free(entry->runs);
+	free(entry->pieces);
 	free(entry->label);
 	free(entry->details);
 	free(entry->mirror_of);

@@ -29,13 +29,16 @@
  *   LOG_IMAGE_LABEL   varint number, string label
  *   LOG_POLICY        varint keep, varint level + 1, varint limit, string mirror_of
  *   LOG_REMOVE        (nothing)
+ *   LOG_BASE          varint generation, varint piece count, pieces: varint offset - end of the piece before, varint length,
+ *                     16 bytes uuid of the image's disk, varint image number, varint offset in the image; all in bytes.
+ *                     From now on live content has these pieces, and no others
  * Unknown ops and formats are refused, bytes behind the end are refused. One entry has one encoding: what decodes
  * encodes to the same bytes again.
  *
  * Rules of validity: an entry is the first (sequence 1, no predecessor) if and only if it is LOG_CREATE; names by the
  * naming rule; sizes, times and counts < 2^63; the chunk size is the store's; sector size a power of two, 512..65536;
  * runs ascending, none empty, none beyond 2^63 bytes; at most LOG_ENTRY_MOST_CHUNKS digests and LOG_ENTRY_MOST_RUNS
- * runs an entry; image numbers from 1; consistency at most LOG_CONSISTENCY_MOST; label, details and mirror_of within
+ * runs an entry; pieces ascending, none empty, none beyond 2^63 bytes in the disk or in the image, at most LOG_ENTRY_MOST_PIECES; image numbers from 1; consistency at most LOG_CONSISTENCY_MOST; label, details and mirror_of within
  * their caps; the plain payload within RECORD_PLAIN_MOST_BYTES.
  */
 #ifndef WHERRY_STORE_DISK_LOG_H
@@ -52,6 +55,7 @@
 enum {
 	LOG_ENTRY_MOST_CHUNKS = 4096,
 	LOG_ENTRY_MOST_RUNS = 4096,
+	LOG_ENTRY_MOST_PIECES = 4096,
 	LOG_NAME_MOST_BYTES = 63,
 	LOG_LABEL_MOST_BYTES = 255,
 	LOG_DETAILS_MOST_BYTES = 65536,
@@ -70,6 +74,7 @@ enum log_op {
 	LOG_IMAGE_LABEL,
 	LOG_POLICY,
 	LOG_REMOVE,
+	LOG_BASE,
 };
 
 enum log_run_kind { LOG_RUN_NOTHING = 0, LOG_RUN_ZERO = 1, LOG_RUN_CHUNKS = 2 };
@@ -81,13 +86,22 @@ struct log_run {
 	const uint8_t (*digests)[DIGEST_BYTES]; /* LOG_RUN_CHUNKS: chunk_count of them, borrowed */
 };
 
+/* Bytes of the disk that are those of an image where the disk has none of its own. */
+struct log_piece {
+	uint64_t off_bytes;
+	uint64_t len_bytes;
+	uint8_t image_uuid[DISK_UUID_BYTES]; /* of the image's disk */
+	uint32_t image_number;
+	uint64_t image_off_bytes;
+};
+
 struct log_entry {
 	enum log_op op;
 	uint64_t sequence;
 	uint8_t disk_uuid[DISK_UUID_BYTES];
 	uint8_t predecessor[DIGEST_BYTES];
 	int64_t time_seconds;
-	/* by op; strings and runs are borrowed when encoding, owned by the entry when decoded; "" decodes as NULL */
+	/* by op; strings, runs and pieces are borrowed when encoding, owned by the entry when decoded; "" decodes as NULL */
 	char *name;
 	uint64_t size_bytes;
 	uint32_t sector_bytes;
@@ -95,6 +109,8 @@ struct log_entry {
 	uint32_t generation;
 	struct log_run *runs;
 	size_t run_count;
+	struct log_piece *pieces;
+	size_t piece_count;
 	uint32_t image_number;
 	uint64_t changed_bytes;
 	char *label;	     /* NULL and "" are the same */
@@ -109,7 +125,7 @@ struct log_entry {
 };
 
 /*
- * Appends the plain payload to `writer`. The entry must be valid (asserted), except that too many runs, digests or
+ * Appends the plain payload to `writer`. The entry must be valid (asserted), except that too many runs, digests, pieces or
  * bytes of details are the caller's data and not its mistake: -E2BIG. -ENOMEM.
  */
 int log_entry_encode(const struct log_entry *entry, struct byte_writer *writer, struct failure *failure);

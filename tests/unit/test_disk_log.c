@@ -86,6 +86,14 @@ static void assert_same_entry(const struct log_entry *a, const struct log_entry 
 			assert_memory_equal(a->runs[i].digests, b->runs[i].digests,
 					    a->runs[i].chunk_count * DIGEST_BYTES);
 	}
+	assert_int_equal(a->piece_count, b->piece_count);
+	for (size_t i = 0; i < a->piece_count; i++) {
+		assert_int_equal(a->pieces[i].off_bytes, b->pieces[i].off_bytes);
+		assert_int_equal(a->pieces[i].len_bytes, b->pieces[i].len_bytes);
+		assert_memory_equal(a->pieces[i].image_uuid, b->pieces[i].image_uuid, DISK_UUID_BYTES);
+		assert_int_equal(a->pieces[i].image_number, b->pieces[i].image_number);
+		assert_int_equal(a->pieces[i].image_off_bytes, b->pieces[i].image_off_bytes);
+	}
 }
 
 static void assert_round_trip(const struct log_entry *entry)
@@ -127,6 +135,7 @@ static void assert_body_refused(enum log_op op, const void *body, size_t body_by
 	assert_refused(writer.data, writer.len_bytes, why);
 }
 
+#define UUID "0123456789abcdef"
 #define BODY_REFUSED(op, body, why) assert_body_refused(op, body, sizeof(body) - 1, why)
 
 /* ---- what comes back ---- */
@@ -163,6 +172,9 @@ static void entry_is_written_as_documented(void **state)
 
 static void every_operation_comes_back(void **state)
 {
+	struct log_piece pieces[] = {{.len_bytes = 512, .image_uuid = {1, 2, 3}, .image_number = 1},
+				     {.off_bytes = 512, .len_bytes = 7, .image_number = UINT32_MAX, .image_off_bytes = 512},
+				     {.off_bytes = 1ULL << 50, .len_bytes = 1ULL << 60, .image_number = 9}};
 	char name[] = "web01.example-net_2";
 	char label[] = "before the upgrade";
 	char details[] = "{\"read_errors\":[]}";
@@ -206,6 +218,12 @@ static void every_operation_comes_back(void **state)
 	entry = entry_of(LOG_REMOVE);
 	assert_round_trip(&entry);
 	entry = entry_of(LOG_EXTENTS);
+	assert_round_trip(&entry);
+	entry = entry_of(LOG_BASE);
+	assert_round_trip(&entry);
+	entry.generation = 3;
+	entry.pieces = pieces;
+	entry.piece_count = 3;
 	assert_round_trip(&entry);
 }
 
@@ -281,7 +299,7 @@ static void heads_that_break_rules_are_refused(void **state)
 	memcpy(bytes, good.data, HEAD_BYTES);
 	bytes[AT_OP] = 0;
 	assert_refused(bytes, HEAD_BYTES, "unknown operation");
-	bytes[AT_OP] = LOG_REMOVE + 1;
+	bytes[AT_OP] = LOG_BASE + 1;
 	assert_refused(bytes, HEAD_BYTES, "out of range");
 	memcpy(bytes, good.data, HEAD_BYTES);
 	bytes_put_le64(bytes + AT_SEQUENCE, 0);
@@ -365,6 +383,13 @@ static void bad_images_and_policies_are_refused(void **state)
 	assert_body_refused(LOG_IMAGE_LABEL, label, sizeof(label), "out of range");
 	BODY_REFUSED(LOG_POLICY, "\1\x0c\0\0", "out of range");
 	BODY_REFUSED(LOG_POLICY, "\1\0\0\x81\x20", "out of range");
+	BODY_REFUSED(LOG_BASE, "\1\1\0\1" UUID "\0\0", "image number is 0");
+	BODY_REFUSED(LOG_BASE, "\1\1\0\0" UUID "\1\0", "an empty piece");
+	BODY_REFUSED(LOG_BASE, "\1\1\0\1" UUID "\1", "cut short");
+	BODY_REFUSED(LOG_BASE, "\1\2\0\1" UUID "\1\0", "cut short");
+	BODY_REFUSED(LOG_BASE, "\1\1\0\1" UUID "\1\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "beyond the end");
+	BODY_REFUSED(LOG_BASE, "\1\1\1\xff\xff\xff\xff\xff\xff\xff\xff\x7f" UUID "\1\0", "beyond the end");
+	BODY_REFUSED(LOG_BASE, "\1\x81\x20", "out of range");
 	BODY_REFUSED(LOG_RESIZE, "", "cut short");
 	BODY_REFUSED(LOG_RESIZE, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\1", "no number");
 }
@@ -392,9 +417,10 @@ static uint64_t next_random(void)
 static struct byte_writer random_good_entry(void)
 {
 	static struct log_run runs[40];
+	static struct log_piece pieces[40];
 	char name[] = "disk-7";
 	char text[] = "a text of some length";
-	struct log_entry entry = entry_of((enum log_op)(1 + next_random() % LOG_REMOVE));
+	struct log_entry entry = entry_of((enum log_op)(1 + next_random() % LOG_BASE));
 	uint64_t end_chunk = 0;
 
 	if (entry.op == LOG_CREATE)
@@ -416,6 +442,16 @@ static struct byte_writer random_good_entry(void)
 		end_chunk = runs[i].first_chunk + runs[i].chunk_count;
 	}
 	entry.runs = runs;
+	entry.piece_count = next_random() % 40;
+	end_chunk = 0;
+	for (size_t i = 0; i < entry.piece_count; i++) {
+		pieces[i] = (struct log_piece){.off_bytes = end_chunk + next_random() % 3000000,
+					       .len_bytes = 1 + next_random() % 5000000,
+					       .image_number = 1 + (uint32_t)(next_random() >> 40),
+					       .image_off_bytes = next_random() >> 20};
+		end_chunk = pieces[i].off_bytes + pieces[i].len_bytes;
+	}
+	entry.pieces = pieces;
 	return encode(&entry);
 }
 
