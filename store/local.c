@@ -351,6 +351,7 @@ static const struct store_ops local_ops = {
 	.check = local_check,
 	.clean = local_clean,
 	.create_disk = local_create_disk,
+	.clone_disk = local_clone_disk,
 	.remove_disk = local_remove_disk,
 	.set_policy = local_set_policy,
 	.delete_image = local_delete_image,

@@ -74,6 +74,7 @@ struct local_view {
 	struct store_view base;
 	int64_t disk;
 	uint32_t generation; /* of the image; 0: live */
+	bool has_base;	     /* something may show through from an image */
 	char *lease_name;
 	struct lease lease;
 };
@@ -139,8 +140,8 @@ void local_close_full_locked(struct local_store *local);
 /* The committed chunk of that digest, 0 for none. */
 int local_find_committed(struct local_store *local, struct catalog *catalog, const uint8_t digest[DIGEST_BYTES],
 			 store_chunk *ret_chunk, struct failure *failure);
-/* Changes to the map in the order of the disk, and disk->changed_bytes and content_round (not the disk's row). */
-int local_apply_changes_locked(struct local_store *local, struct catalog_disk *disk, const struct catalog_change *changes,
+/* Changes to the map in the order of the disk, and disk->changed_bytes and content_round (not the disk's row). Kinds are taken as they are. */
+int local_update_map_locked(struct local_store *local, struct catalog_disk *disk, const struct catalog_change *changes,
 			       size_t count, struct failure *failure);
 
 int local_find_chunks(struct store *store, const uint8_t (*digests)[DIGEST_BYTES], size_t count,
@@ -149,6 +150,23 @@ int local_put_chunk(struct store_view *view, const struct store_encoded *encoded
 		    uint64_t *ret_new_bytes, struct failure *failure);
 int local_commit(struct store_view *view, const struct store_change *changes, size_t count,
 		 const struct store_round_position *round, struct failure *failure);
+
+/* ---- local_bases.c: clones ---- */
+
+/* The same, for whatever lies below: what becomes nothing or zeros reads as zeros from then on, over a piece of an image too. */
+int local_apply_changes_locked(struct local_store *local, struct catalog_disk *disk, const struct catalog_change *changes,
+			       size_t count, struct failure *failure);
+/* The pieces of a disk whose size is about to be this (its row still says otherwise). */
+int local_clip_base_locked(struct local_store *local, const struct catalog_disk *disk, uint64_t size_bytes,
+			   struct failure *failure);
+int local_clone_disk(struct store *store, const struct store_reference *image, const char *name, struct failure *failure);
+/*
+ * Who reads through an image: "clone web02", "clones web02, web03 and 4 more"; NULL: nobody. Number 0: through the first image of the disk that another disk
+ * reads through, whose number is in *ret_number (which may be NULL).
+ */
+int local_clone_names(struct catalog *catalog, int64_t disk, uint32_t number, uint32_t *ret_number, char **ret_names,
+		      struct failure *failure);
+int local_parent_text(struct catalog *catalog, int64_t disk, char **ret_text, struct failure *failure); /* "web01@3"; NULL: none */
 
 /* ---- local_pending.c ---- */
 
@@ -177,6 +195,8 @@ int local_resize_disk(struct store_view *view, uint64_t size_bytes, struct failu
 int local_list_disks(struct store *store, const char *name, struct store_disk **ret_list, size_t *ret_count,
 		     struct failure *failure);
 int local_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure);
+/* A new disk's row and the entry that makes it; name, size and sector size are set. The caller updates the row (log_sequence, log_head). */
+int local_make_disk_locked(struct local_store *local, struct catalog_disk *disk, struct failure *failure);
 int local_remove_disk(struct store *store, const char *name, bool dry_run, struct failure *failure);
 int local_set_policy(struct store *store, const char *name, const struct store_policy *policy,
 		     struct failure *failure);
@@ -211,7 +231,7 @@ int local_clean(struct store *store, const struct store_clean_params *params, st
 /* ---- local_lost.c ---- */
 
 /* Sets `damaged` of those in which something is marked as lost; `images` are those of the disk's rows. */
-int local_note_damaged_images(struct catalog *catalog, int64_t disk, const struct catalog_image *rows,
+int local_note_damaged_images(struct catalog *catalog, int64_t disk, uint32_t chunk_bytes, const struct catalog_image *rows,
 			      struct store_image *images, size_t count, struct failure *failure);
 
 /* ---- local_images.c ---- */

@@ -6,6 +6,8 @@
  * A state that held from one generation until another is what the images of the generations in between see, and live
  * content if it still holds. States of a page come in the order in which they ended, so what is damaged in a page is
  * gathered first and told by place then: ranges that touch become one.
+ *
+ * A clone reads more than its own states. There each image is read as its readers would read it, which costs what it holds for each.
  */
 #include "store/local_check.h"
 
@@ -281,8 +283,85 @@ static int name_row(void *opaque, const struct catalog_states *states)
 	return states->is_bad ? add_bad_row(naming, states) : add_row(naming, states);
 }
 
+/* What one view of a clone reads in a page. Where that can't be told, all of it is damaged. */
+static int name_in_content_page(struct naming *naming, size_t who, uint32_t generation, uint64_t page,
+				struct catalog_page *content)
+{
+	const struct catalog_image *image = who == 0 ? NULL : &naming->images[who - 1];
+	uint64_t size_bytes = image == NULL ? naming->disk->size_bytes : image->size_bytes;
+	int read = catalog_content_read(naming->catalog, naming->disk->id, generation,
+					naming->checking->local->base.chunk_bytes, page, content, NULL);
+	int result = 0;
+
+	if (read < 0 && read != -EBADMSG)
+		return fail_errno(naming->failure, read, "check: looking up content");
+	naming->page = page;
+	for (unsigned i = 0; result == 0 && i < CATALOG_PAGE_ENTRIES; i++) {
+		struct damaged_state state = {.index = (uint16_t)i, .kind = read < 0 ? DAMAGE_MAP : DAMAGE_NONE};
+		char why[STORE_WHY_BYTES];
+
+		if (read == 0 && content->entries[i].kind == CATALOG_CHUNK)
+			result = judge(naming, content->entries[i].chunk, &state);
+		if (result < 0 || state.kind == DAMAGE_NONE)
+			continue;
+		say_why(naming, &state, why);
+		result = tell_range(naming, who, image == NULL ? 0 : image->number, size_bytes, &state, why);
+	}
+	return result;
+}
+
+/* Which page comes next; all of them where that can't be told. */
+static int next_content_page(struct naming *naming, uint32_t generation, uint64_t size_bytes, uint64_t *page)
+{
+	uint32_t chunk_bytes = naming->checking->local->base.chunk_bytes;
+	uint64_t next = UINT64_MAX;
+	int result = catalog_content_next(naming->catalog, naming->disk->id, generation, chunk_bytes, *page, &next, NULL);
+
+	if (result < 0 && result != -EBADMSG)
+		return fail_errno(naming->failure, result, "check: looking up content");
+	if (result == -EBADMSG)
+		next = *page;
+	*page = next <= (size_bytes - 1) / chunk_bytes / CATALOG_PAGE_ENTRIES ? next : UINT64_MAX;
+	return 0;
+}
+
+/* Live content and every image of a clone, as they are read: what shows through is another disk's, and not among the clone's own states. */
+static int name_in_clone(struct naming *naming)
+{
+	AUTO_FREE struct catalog_page *content = malloc(sizeof(*content));
+	int result = content == NULL ? fail_errno(naming->failure, -ENOMEM, "check") : 0;
+
+	for (size_t who = 0; result == 0 && who <= naming->image_count; who++) {
+		uint32_t generation = who == 0 ? 0 : naming->images[who - 1].generation;
+		uint64_t size_bytes = who == 0 ? naming->disk->size_bytes : naming->images[who - 1].size_bytes;
+
+		for (uint64_t page = 0;; page++) {
+			if (checking_is_stopped(naming->checking))
+				return -EINTR;
+			result = next_content_page(naming, generation, size_bytes, &page);
+			if (result < 0 || page == UINT64_MAX)
+				break;
+			result = name_in_content_page(naming, who, generation, page, content);
+			if (result < 0)
+				break;
+		}
+	}
+	return result;
+}
+
+static int is_clone(struct naming *naming, bool *ret_is_clone)
+{
+	int result = catalog_base_any(naming->catalog, naming->disk->id, 0, ret_is_clone, naming->failure);
+
+	for (size_t i = 0; result == 0 && !*ret_is_clone && i < naming->image_count; i++)
+		result = catalog_base_any(naming->catalog, naming->disk->id, naming->images[i].generation, ret_is_clone,
+					  naming->failure);
+	return result;
+}
+
 static int name_in_disk(struct naming *naming)
 {
+	bool has_base = false;
 	int result = catalog_image_list(naming->catalog, naming->disk->id, CATALOG_ALIVE, &naming->images,
 					&naming->image_count, naming->failure);
 
@@ -291,6 +370,9 @@ static int name_in_disk(struct naming *naming)
 	naming->last = calloc(naming->image_count + 1, sizeof(*naming->last));
 	if (naming->last == NULL)
 		return fail_errno(naming->failure, -ENOMEM, "check");
+	result = is_clone(naming, &has_base);
+	if (result < 0 || has_base)
+		return result < 0 ? result : name_in_clone(naming);
 	do {
 		naming->rows = 0;
 		result = catalog_states_walk(naming->catalog, naming->disk->id, naming->page, UINT64_MAX, name_row,

@@ -494,8 +494,8 @@ static int update_round_locked(struct local_store *local, int64_t disk, const st
  * Applies changes and counts the plain bytes that differ from the newest image. The last chunk of a disk may be short: the change that covers it is
  * applied by itself, so that it's known whether it counts.
  */
-int local_apply_changes_locked(struct local_store *local, struct catalog_disk *disk, const struct catalog_change *changes,
-			       size_t count, struct failure *failure)
+int local_update_map_locked(struct local_store *local, struct catalog_disk *disk, const struct catalog_change *changes,
+			    size_t count, struct failure *failure)
 {
 	uint32_t chunk_bytes = local->base.chunk_bytes;
 	uint64_t last_chunk = (disk->size_bytes - 1) / chunk_bytes;

@@ -44,7 +44,9 @@ static int describe_disk(struct local_store *local, struct catalog *catalog, con
 		catalog_image_release(&images[i]);
 	if (row->mirror_of != NULL && (ret_disk->mirror_of = strdup(row->mirror_of)) == NULL)
 		return fail_errno(failure, -ENOMEM, "disk %s", row->name);
-	result = lease_is_held(local->locks_fd, lease_name, &is_held, &ret_disk->open_by, failure);
+	result = local_parent_text(catalog, row->id, &ret_disk->parent, failure);
+	if (result == 0)
+		result = lease_is_held(local->locks_fd, lease_name, &is_held, &ret_disk->open_by, failure);
 	if (result == 0 && is_held && ret_disk->open_by == NULL && (ret_disk->open_by = strdup("another process")) == NULL)
 		return fail_errno(failure, -ENOMEM, "disk %s", row->name);
 	return result;
@@ -116,21 +118,35 @@ static int log_policy_locked(struct local_store *local, struct catalog_disk *dis
 	return local_log_locked(local, disk, &entry, failure);
 }
 
+int local_make_disk_locked(struct local_store *local, struct catalog_disk *disk, struct failure *failure)
+{
+	struct log_entry entry = { .op = LOG_CREATE,
+				   .name = disk->name,
+				   .size_bytes = disk->size_bytes,
+				   .sector_bytes = disk->sector_bytes,
+				   .chunk_bytes = local->base.chunk_bytes };
+	int result;
+
+	disk->generation = 1;
+	disk->level = -1;
+	disk->created_at = time(NULL);
+	disk->next_image = 1;
+	disk->next_round = 1;
+	result = hash_random(disk->uuid, sizeof(disk->uuid), failure);
+	if (result == 0)
+		result = hash_random(disk->fingerprint_key, sizeof(disk->fingerprint_key), failure);
+	if (result == 0)
+		result = catalog_disk_insert(local->writer, disk, failure);
+	if (result == 0)
+		result = local_log_locked(local, disk, &entry, failure);
+	disk->created_at = entry.time_seconds; /* as a rebuild would have it */
+	return result;
+}
+
 int local_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure)
 {
 	struct local_store *local = local_of(store);
-	struct catalog_disk disk = { .size_bytes = params->size_bytes,
-				     .sector_bytes = params->sector_bytes,
-				     .generation = 1,
-				     .level = -1,
-				     .created_at = time(NULL),
-				     .next_image = 1,
-				     .next_round = 1 };
-	struct log_entry entry = { .op = LOG_CREATE,
-				   .name = disk.name,
-				   .size_bytes = params->size_bytes,
-				   .sector_bytes = params->sector_bytes,
-				   .chunk_bytes = store->chunk_bytes };
+	struct catalog_disk disk = { .size_bytes = params->size_bytes, .sector_bytes = params->sector_bytes };
 	AUTO_FREE char *mirror_of = NULL;
 	int result;
 	WITH_LOCK(&local->write_lock);
@@ -139,17 +155,10 @@ int local_create_disk(struct store *store, const struct store_disk_params *param
 	if (params->mirror_of != NULL && (mirror_of = strdup(params->mirror_of)) == NULL)
 		return fail_errno(failure, -ENOMEM, "disk %s", params->name);
 	disk.mirror_of = mirror_of;
-	result = hash_random(disk.uuid, sizeof(disk.uuid), failure);
-	if (result == 0)
-		result = hash_random(disk.fingerprint_key, sizeof(disk.fingerprint_key), failure);
-	if (result == 0)
-		result = local_begin_locked(local, failure);
+	result = local_begin_locked(local, failure);
 	if (result < 0)
 		return result;
-	result = catalog_disk_insert(local->writer, &disk, failure);
-	if (result == 0)
-		result = local_log_locked(local, &disk, &entry, failure);
-	disk.created_at = entry.time_seconds; /* as a rebuild would have it */
+	result = local_make_disk_locked(local, &disk, failure);
 	if (result == 0 && disk.mirror_of != NULL) /* the entry that makes a disk has no room for it */
 		result = log_policy_locked(local, &disk, failure);
 	if (result == 0)
@@ -256,6 +265,19 @@ static int take_removal_lease(struct removal *removal, char *lease_name, const c
 	return result;
 }
 
+/* Asked once to say so at once, and once more in the transaction that decides. */
+static int refuse_with_clones(struct catalog *catalog, const struct catalog_disk *disk, struct failure *failure)
+{
+	AUTO_FREE char *clones = NULL;
+	uint32_t number = 0;
+	int result = local_clone_names(catalog, disk->id, 0, &number, &clones, failure);
+
+	if (result == 0 && clones != NULL)
+		return fail(failure, -EBUSY, "disk %s: its image %u is in use by %s; it can be removed when what reads through it is gone",
+			    disk->name, number, clones);
+	return result;
+}
+
 static int check_removal(struct removal *removal, struct failure *failure)
 {
 	int result = 0;
@@ -293,9 +315,13 @@ static int mark_disk_going(struct removal *removal, struct failure *failure)
 	result = catalog_disk_get(local->writer, removal->disk.id, &removal->disk, failure);
 	if (result == -ENOENT || (result == 0 && removal->disk.state != CATALOG_ALIVE))
 		result = fail(failure, -ENOENT, "disk %s: it was removed just now", removal->disk.name);
+	if (result == 0)
+		result = refuse_with_clones(local->writer, &removal->disk, failure);
 	removal->disk.state = CATALOG_GOING;
 	if (result == 0)
 		result = local_log_locked(local, &removal->disk, &entry, failure);
+	if (result == 0) /* whose images may go from now on */
+		result = catalog_base_drop(local->writer, removal->disk.id, failure);
 	if (result == 0)
 		result = catalog_disk_update(local->writer, &removal->disk, failure);
 	if (result < 0) {
@@ -356,6 +382,8 @@ int local_remove_disk(struct store *store, const char *name, bool dry_run, struc
 		if (result == 0)
 			result = take_removal_lease(&removal, local_disk_lease_name(removal.disk.id), "disk", "",
 						    &removal.disk_lease, failure);
+		if (result == 0)
+			result = refuse_with_clones(reader.catalog, &removal.disk, failure);
 		if (result == 0)
 			result = catalog_image_list(reader.catalog, removal.disk.id, CATALOG_ALIVE, &removal.images,
 						    &removal.image_count, failure);

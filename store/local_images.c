@@ -16,10 +16,13 @@ enum { SWEEP_ROWS = 512 };
 
 /* ---- listing ---- */
 
-static int describe_use(struct local_store *local, const struct catalog_image *row, struct store_image *image,
-			struct failure *failure)
+/* Who has it open, which clones it has: "wherry export (pid 7), clone web02". */
+static int describe_use(struct local_store *local, struct catalog *catalog, const struct catalog_image *row,
+			struct store_image *image, struct failure *failure)
 {
 	AUTO_FREE char *lease_name = local_image_lease_name(row->disk, row->number);
+	AUTO_FREE char *clones = NULL;
+	char *both = NULL;
 	int result;
 
 	if (lease_name == NULL)
@@ -28,7 +31,16 @@ static int describe_use(struct local_store *local, const struct catalog_image *r
 	if (result == 0 && image->in_use && image->in_use_by == NULL &&
 	    (image->in_use_by = strdup("another process")) == NULL)
 		return fail_errno(failure, -ENOMEM, "images");
-	return result;
+	if (result == 0)
+		result = local_clone_names(catalog, row->disk, row->number, NULL, &clones, failure);
+	if (result < 0 || clones == NULL)
+		return result;
+	if (image->in_use && asprintf(&both, "%s, %s", image->in_use_by, clones) < 0)
+		return fail_errno(failure, -ENOMEM, "images");
+	free(image->in_use_by);
+	image->in_use_by = both != NULL ? both : take_ptr(clones);
+	image->in_use = true;
+	return 0;
 }
 
 static int describe_image(struct local_store *local, struct catalog *catalog, const char *disk_name,
@@ -50,7 +62,7 @@ static int describe_image(struct local_store *local, struct catalog *catalog, co
 	    (row->details != NULL && (ret_image->details = strdup(row->details)) == NULL))
 		return fail_errno(failure, -ENOMEM, "images");
 	result = catalog_image_unique(catalog, row, &ret_image->unique_bytes, failure);
-	return result < 0 ? result : describe_use(local, row, ret_image, failure);
+	return result < 0 ? result : describe_use(local, catalog, row, ret_image, failure);
 }
 
 /* Images of one disk, appended to a list that grows. */
@@ -80,7 +92,8 @@ static int append_images_of(struct local_store *local, struct catalog *catalog, 
 		catalog_image_release(&rows[i]); /* what is needed of it below isn't released */
 	}
 	if (result == 0)
-		result = local_note_damaged_images(catalog, disk->id, rows, &list->images[first], count, failure);
+		result = local_note_damaged_images(catalog, disk->id, local->base.chunk_bytes, rows, &list->images[first],
+						   count, failure);
 	return result;
 }
 
@@ -223,6 +236,21 @@ int local_create_image(struct store_view *store_view, const struct store_image_p
 
 enum image_change { IMAGE_PIN, IMAGE_UNPIN, IMAGE_GOES };
 
+/* *ret_why as in claim_image(); may be NULL. */
+static int refuse_with_clones(struct catalog *catalog, const char *disk_name, const struct catalog_image *image,
+			      char **ret_why, struct failure *failure)
+{
+	AUTO_FREE char *clones = NULL;
+	int result = local_clone_names(catalog, image->disk, image->number, NULL, &clones, failure);
+
+	if (result < 0 || clones == NULL)
+		return result;
+	if (ret_why != NULL && asprintf(ret_why, "in use by %s", clones) < 0)
+		*ret_why = NULL;
+	return fail(failure, -EBUSY, "image %s@%u: in use by %s; it can be deleted when what reads through it is gone", disk_name,
+		    image->number, clones);
+}
+
 /* In one transaction: the row changes and the log says so. disk_id: of the disk that was looked at under this name before; 0: whichever has it now. */
 static int change_image(struct local_store *local, const char *disk_name, int64_t disk_id, uint32_t number,
 			enum image_change change, struct failure *failure)
@@ -245,6 +273,8 @@ static int change_image(struct local_store *local, const char *disk_name, int64_
 		result = local_find_image(local->writer, &disk, number, &image, failure);
 	if (result == 0 && change == IMAGE_GOES && image.pinned)
 		result = fail(failure, -EBUSY, "image %s@%u: it is pinned; unpin it first", disk_name, number);
+	if (result == 0 && change == IMAGE_GOES)
+		result = refuse_with_clones(local->writer, disk_name, &image, NULL, failure);
 	if (result == 0 && change != IMAGE_GOES && image.pinned == entry.pinned) {
 		local_abandon_locked(local); /* it is so already */
 		return 0;
@@ -257,6 +287,8 @@ static int change_image(struct local_store *local, const char *disk_name, int64_
 		result = local_log_locked(local, &disk, &entry, failure);
 	if (result == 0)
 		result = catalog_image_update(local->writer, &image, failure);
+	if (result == 0 && change == IMAGE_GOES)
+		result = catalog_base_forget_unseen(local->writer, disk.id, failure);
 	if (result == 0)
 		result = catalog_disk_update(local->writer, &disk, failure);
 	if (result < 0) {
@@ -344,6 +376,9 @@ static int claim_image(struct local_store *local, const char *disk_name, uint32_
 		*ret_why = strdup("pinned");
 		return fail(failure, -EBUSY, "image %s@%u: it is pinned; unpin it first", disk_name, number);
 	}
+	result = refuse_with_clones(reader.catalog, disk_name, ret_image, ret_why, failure);
+	if (result < 0)
+		return result;
 	lease_name = local_image_lease_name(disk.id, number);
 	if (lease_name == NULL || us == NULL)
 		return fail_errno(failure, -ENOMEM, "image %s@%u", disk_name, number);

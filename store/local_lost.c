@@ -101,17 +101,44 @@ static int look_at_states(void *opaque, const struct catalog_states *states)
 	return looking->damaged_count == looking->count ? ALL_ARE_DAMAGED : 0;
 }
 
-int local_note_damaged_images(struct catalog *catalog, int64_t disk, const struct catalog_image *rows,
+/* Of a clone: what shows through from an image may be lost as well, so all that each image reads is looked at. */
+static int look_at_content(struct looking *looking, int64_t disk, uint32_t chunk_bytes, struct failure *failure)
+{
+	AUTO_FREE struct catalog_page *content = malloc(sizeof(*content));
+	int result = content == NULL ? fail_errno(failure, -ENOMEM, "images") : 0;
+
+	for (size_t i = 0; result == 0 && i < looking->count; i++)
+		for (uint64_t page = 0; result == 0 && !looking->images[i].damaged; page++) {
+			bool is_hit = false;
+
+			result = catalog_content_next(looking->catalog, disk, looking->rows[i].generation, chunk_bytes, page, &page, failure);
+			if (result < 0 || page == UINT64_MAX)
+				break;
+			result = catalog_content_read(looking->catalog, disk, looking->rows[i].generation, chunk_bytes, page, content,
+						      failure);
+			for (unsigned j = 0; result == 0 && !is_hit && j < CATALOG_PAGE_ENTRIES; j++)
+				if (content->entries[j].kind == CATALOG_CHUNK)
+					result = is_lost(looking, content->entries[j].chunk, &is_hit);
+			looking->images[i].damaged = is_hit;
+		}
+	return result;
+}
+
+int local_note_damaged_images(struct catalog *catalog, int64_t disk, uint32_t chunk_bytes, const struct catalog_image *rows,
 			      struct store_image *images, size_t count, struct failure *failure)
 {
 	struct looking looking = { .catalog = catalog, .rows = rows, .images = images, .count = count };
-	bool any = false;
+	bool any = false, any_base = false;
 	int result = catalog_lost_any(catalog, &any, failure);
 
 	if (result < 0 || !any || count == 0)
 		return result;
 	result = load_ids(&looking, failure);
-	if (result == 0)
+	for (size_t i = 0; result == 0 && !any_base && i < count; i++)
+		result = catalog_base_any(catalog, disk, rows[i].generation, &any_base, failure);
+	if (result == 0 && any_base)
+		result = look_at_content(&looking, disk, chunk_bytes, failure);
+	else if (result == 0)
 		result = catalog_states_walk(catalog, disk, 0, UINT64_MAX, look_at_states, &looking, failure);
 	free(looking.ids);
 	return result < 0 ? result : 0;

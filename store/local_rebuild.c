@@ -592,6 +592,8 @@ static int replay_image_change(struct replay *replay, const struct log_entry *en
 		image.label = label;
 	}
 	result = catalog_image_update(replay->rebuilding->local->writer, &image, failure);
+	if (result == 0 && entry->op == LOG_IMAGE_DELETE)
+		result = catalog_base_forget_unseen(replay->rebuilding->local->writer, replay->disk.id, failure);
 	return result == 0 && entry->op == LOG_IMAGE_DELETE ? sweep(replay, &image) : result;
 }
 
@@ -610,6 +612,51 @@ static int replay_policy(struct replay *replay, const struct log_entry *entry)
 	return 0;
 }
 
+static int replay_resize(struct replay *replay, const struct log_entry *entry)
+{
+	struct rebuilding *rebuilding = replay->rebuilding;
+	int result = local_clip_base_locked(rebuilding->local, &replay->disk, entry->size_bytes, rebuilding->failure);
+
+	replay->disk.size_bytes = entry->size_bytes;
+	return result;
+}
+
+/* The disk that a piece is of may not be there yet, and its image may go before the end: which is which is looked up when all disks are there. */
+static int replay_base(struct replay *replay, const struct log_entry *entry)
+{
+	struct rebuilding *rebuilding = replay->rebuilding;
+	AUTO_FREE struct catalog_piece *pieces = calloc(entry->piece_count + 1, sizeof(*pieces));
+
+	if (pieces == NULL)
+		return fail_errno(rebuilding->failure, -ENOMEM, "rebuild");
+	for (size_t i = 0; i < entry->piece_count; i++) {
+		const struct log_piece *piece = &entry->pieces[i];
+
+		pieces[i] = (struct catalog_piece){ .off_bytes = piece->off_bytes,
+						    .len_bytes = piece->len_bytes,
+						    .image_number = piece->image_number,
+						    .image_off_bytes = piece->image_off_bytes };
+		memcpy(pieces[i].image_uuid, piece->image_uuid, CATALOG_UUID_BYTES);
+		if (entry->generation != replay->disk.generation || piece->off_bytes > replay->disk.size_bytes ||
+		    piece->len_bytes > replay->disk.size_bytes - piece->off_bytes ||
+		    piece->image_off_bytes > STORE_DISK_MOST_BYTES)
+			return fail(rebuilding->failure, -EBADMSG, "disk %s: log entry %llu has an impossible piece",
+				    replay->disk.name, (unsigned long long)entry->sequence);
+	}
+	return catalog_base_set(rebuilding->local->writer, &replay->disk, pieces, entry->piece_count, rebuilding->failure);
+}
+
+/* A clone whose image is lost, with its disk or behind a gap in that disk's log. */
+static int tell_missing_image(void *opaque, const char *disk, const struct catalog_piece *piece)
+{
+	char what[CATALOG_NAME_BYTES + 16], uuid[2 * CATALOG_UUID_BYTES + 1];
+
+	(void)snprintf(what, sizeof(what), "disk %s", disk);
+	bytes_to_hex(piece->image_uuid, CATALOG_UUID_BYTES, uuid);
+	return say(opaque, what, "%llu bytes at %llu are those of image %u of disk %s, which is lost",
+		   (unsigned long long)piece->len_bytes, (unsigned long long)piece->off_bytes, piece->image_number, uuid);
+}
+
 static int replay_operation(struct replay *replay, const struct log_entry *entry)
 {
 	switch (entry->op) {
@@ -620,8 +667,7 @@ static int replay_operation(struct replay *replay, const struct log_entry *entry
 	case LOG_RESIZE:
 		if (entry->size_bytes == 0 || entry->size_bytes > STORE_DISK_MOST_BYTES)
 			return fail(replay->rebuilding->failure, -EBADMSG, "disk %s: impossible size", replay->disk.name);
-		replay->disk.size_bytes = entry->size_bytes;
-		return 0;
+		return replay_resize(replay, entry);
 	case LOG_IMAGE:
 		return replay_image(replay, entry);
 	case LOG_IMAGE_DELETE:
@@ -633,6 +679,8 @@ static int replay_operation(struct replay *replay, const struct log_entry *entry
 	case LOG_REMOVE:
 		replay->disk.state = CATALOG_GOING;
 		return 0;
+	case LOG_BASE:
+		return replay_base(replay, entry);
 	}
 	return fail(replay->rebuilding->failure, -EBADMSG, "disk %s: unknown log entry", replay->disk.name);
 }
@@ -903,6 +951,8 @@ static int fill(struct rebuilding *rebuilding)
 	result = take_segments(rebuilding);
 	if (result == 0)
 		result = rebuild_disks(rebuilding);
+	if (result == 0)
+		result = catalog_base_resolve(catalog, tell_missing_image, rebuilding, rebuilding->failure);
 	if (result == 0)
 		result = catalog_lost_sweep(catalog, &rebuilding->report->lost_chunks, rebuilding->failure);
 	if (result < 0) {

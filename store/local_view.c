@@ -159,6 +159,9 @@ int local_view_open(struct store *store, const struct store_reference *reference
 		result = open_live(local, reader.catalog, &disk, doing, view, failure);
 	else
 		result = open_image(local, reader.catalog, &disk, number, doing, view, failure);
+	/* an image keeps its pieces; of live content pieces may go while we have it, and none come */
+	if (result == 0)
+		result = catalog_base_any(reader.catalog, view->disk, view->generation, &view->has_base, failure);
 	if (result < 0)
 		return result;
 	view->base.sector_bytes = disk.sector_bytes;
@@ -202,7 +205,10 @@ int local_view_map(struct store_view *store_view, uint64_t page, struct store_ma
 
 	if (content == NULL)
 		return fail_errno(failure, -ENOMEM, "%s", store_view->name);
-	if (result == 0 && view->generation == 0)
+	if (result == 0 && view->has_base)
+		result = catalog_content_read(reader.catalog, view->disk, view->generation, local->base.chunk_bytes, page, content,
+					      failure);
+	else if (result == 0 && view->generation == 0)
 		result = catalog_map_read(reader.catalog, view->disk, page, content, failure);
 	else if (result == 0)
 		result = catalog_map_read_at(reader.catalog, view->disk, view->generation, page, content, failure);
@@ -231,6 +237,9 @@ int local_view_next_page(struct store_view *store_view, uint64_t from_page, uint
 
 	if (result < 0)
 		return result;
+	if (view->has_base)
+		return catalog_content_next(reader.catalog, view->disk, view->generation, store_view->store->chunk_bytes, from_page,
+					    ret_page, failure);
 	return catalog_map_next(reader.catalog, view->disk, view->generation, from_page, ret_page, failure);
 }
 
@@ -438,21 +447,26 @@ void local_view_prefetch(struct store_view *view, const store_chunk *chunks, siz
 
 /* ---- size ---- */
 
-/* Everything from chunk `first` on becomes nothing, in commits of bounded size. */
+/*
+ * Everything from chunk `first` on becomes nothing, in commits of bounded size. Of a clone without gaps between them: what shows through in places where
+ * the disk has nothing of its own goes with the pieces.
+ */
 static int drop_from(struct store_view *view, uint64_t first, struct failure *failure)
 {
 	enum { PAGES_A_COMMIT = 256 };
+	uint64_t chunks = (view->size_bytes - 1) / view->store->chunk_bytes + 1;
 
 	for (;;) {
-		uint64_t page, start;
+		uint64_t page, start, end;
 		struct store_change change = { .kind = STORE_MAP_NOTHING };
 		int result = local_view_next_page(view, first / STORE_MAP_PAGE_ENTRIES, &page, failure);
 
-		if (result < 0 || page == UINT64_MAX)
+		if (result < 0 || page == UINT64_MAX || first >= chunks)
 			return result;
 		start = page * STORE_MAP_PAGE_ENTRIES;
-		change.first_chunk = start < first ? first : start;
-		change.chunk_count = (page + PAGES_A_COMMIT) * STORE_MAP_PAGE_ENTRIES - change.first_chunk;
+		change.first_chunk = start < first || local_view_of(view)->has_base ? first : start;
+		end = (page + PAGES_A_COMMIT) * STORE_MAP_PAGE_ENTRIES;
+		change.chunk_count = (end < chunks ? end : chunks) - change.first_chunk; /* as a rebuild insists on */
 		result = local_commit(view, &change, 1, NULL, failure);
 		if (result < 0)
 			return result;
@@ -528,6 +542,8 @@ int local_resize_disk(struct store_view *store_view, uint64_t size_bytes, struct
 	result = catalog_disk_get(local->writer, view->disk, &disk, failure);
 	if (result == 0)
 		result = local_log_locked(local, &disk, &entry, failure);
+	if (result == 0)
+		result = local_clip_base_locked(local, &disk, size_bytes, failure);
 	disk.size_bytes = size_bytes;
 	disk.content_round = 0; /* until a round has read all of it */
 	if (result == 0)

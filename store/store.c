@@ -350,6 +350,20 @@ void store_check_report_free(struct store_check_report *report)
 	*report = (struct store_check_report){.damages = NULL};
 }
 
+static int check_reference(const struct store_reference *reference, struct failure *failure)
+{
+	if (memchr(reference->disk, '\0', sizeof(reference->disk)) == NULL)
+		return fail(failure, -EINVAL, "a disk's name has at most %d characters", STORE_NAME_MOST_BYTES);
+	switch (reference->which) {
+	case STORE_LIVE:
+	case STORE_LATEST:
+		return store_check_name(reference->disk, failure);
+	case STORE_NUMBER:
+		return check_image_number(reference->disk, reference->number, failure);
+	}
+	return fail(failure, -EINVAL, "disk %s: asked for neither live content nor an image", reference->disk);
+}
+
 /* ------------------------------------------------------- disks and policies */
 
 int store_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure)
@@ -366,6 +380,20 @@ int store_create_disk(struct store *store, const struct store_disk_params *param
 			    params->name, params->sector_bytes, SECTOR_LEAST_BYTES, SECTOR_MOST_BYTES);
 	error = check_length("name of the source", params->mirror_of, 0, SOURCE_MOST_BYTES, failure);
 	return error != 0 ? error : store->ops->create_disk(store, params, failure);
+}
+
+int store_clone_disk(struct store *store, const struct store_reference *image, const char *name, struct failure *failure)
+{
+	int error = check_reference(image, failure);
+
+	if (error == 0)
+		error = store_check_name(name, failure);
+	if (error == 0 && image->which == STORE_LIVE)
+		error = fail(failure, -EINVAL, "%s: this is a disk, not an image; clone %s@N or %s@latest ('wherry image %s' makes one)",
+			     image->disk, image->disk, image->disk, image->disk);
+	if (error == 0 && image->partition != 0)
+		error = fail(failure, -EINVAL, "%s: a clone is of a whole image, not of a partition", image->disk);
+	return error != 0 ? error : store->ops->clone_disk(store, image, name, failure);
 }
 
 int store_remove_disk(struct store *store, const char *name, bool dry_run, struct failure *failure)
@@ -404,20 +432,6 @@ int store_pin_image(struct store *store, const char *disk, uint32_t number, bool
 	int error = check_image_number(disk, number, failure);
 
 	return error != 0 ? error : store->ops->pin_image(store, disk, number, pinned, failure);
-}
-
-static int check_reference(const struct store_reference *reference, struct failure *failure)
-{
-	if (memchr(reference->disk, '\0', sizeof(reference->disk)) == NULL)
-		return fail(failure, -EINVAL, "a disk's name has at most %d characters", STORE_NAME_MOST_BYTES);
-	switch (reference->which) {
-	case STORE_LIVE:
-	case STORE_LATEST:
-		return store_check_name(reference->disk, failure);
-	case STORE_NUMBER:
-		return check_image_number(reference->disk, reference->number, failure);
-	}
-	return fail(failure, -EINVAL, "disk %s: asked for neither live content nor an image", reference->disk);
 }
 
 int store_resolve_image(struct store *store, const struct store_reference *reference, uint32_t *ret_number,

@@ -106,7 +106,7 @@ struct store_disk {
 	uint32_t content_round;	 /* live content is what this round left when it was done; 0: something else changed it since */
 	char *mirror_of;	 /* the source it mirrors, NULL if none */
 	char *open_by;		 /* who has the live disk open, NULL if nobody */
-	char *parent;		 /* "web01@3" for a clone, else NULL */
+	char *parent;		 /* "web01@3": the image that shows through most of it, for a clone; else NULL */
 	uint32_t keep;		 /* policy: at most so many images; 0: no policy */
 	int level;		 /* policy: compression level; -1: default */
 	uint64_t limit_bytes_per_second; /* policy: 0: none */
@@ -117,7 +117,7 @@ struct store_image {
 	uint32_t number;
 	int64_t created_at;	 /* unix seconds */
 	uint64_t size_bytes;
-	uint64_t changed_bytes;	 /* plain bytes that differ from the image before */
+	uint64_t changed_bytes;	 /* plain bytes that differ from the image before; a large range zeroed over a clone's image counts whole */
 	uint64_t unique_bytes;	 /* stored bytes that deleting just this image would free */
 	char *label;		 /* or NULL */
 	bool pinned;
@@ -311,7 +311,14 @@ struct store_disk_params {
 /* -EEXIST */
 int store_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure);
 
-/* With all its images. -EBUSY when it or one of them is in use (by whom), or an image is pinned (which). dry_run: only says whether it could. */
+/*
+ * A new disk `name` that begins as `image` (STORE_NUMBER or STORE_LATEST), with its size, and goes its own way. Instant, whatever the image holds; costs nothing but
+ * what is written to it later. While anything of an image shows in a clone, or in an image of it, the image is in use: that may be the one that was named, or, where the named
+ * one's disk is a clone that has written nothing, the one below. -EEXIST, -ENOENT, -EMLINK (clones of clones of …, on more than 64 levels).
+ */
+int store_clone_disk(struct store *store, const struct store_reference *image, const char *name, struct failure *failure);
+
+/* With all its images. -EBUSY when it or one of them is in use (by whom), has clones, or an image is pinned (which). dry_run: only says whether it could. */
 int store_remove_disk(struct store *store, const char *name, bool dry_run, struct failure *failure);
 
 /* Fields that are set are changed; a running round obeys limit and level within two seconds. */
@@ -326,7 +333,7 @@ int store_set_policy(struct store *store, const char *name, const struct store_p
 
 /* ---- images: durable on return ---- */
 
-/* -ENOENT (says which there are), -EBUSY: pinned, or in use (by whom). Cost follows what only this image held. */
+/* -ENOENT (says which there are), -EBUSY: pinned, or in use (by whom, or by which clones). Cost follows what only this image held. */
 int store_delete_image(struct store *store, const char *disk, uint32_t number, bool dry_run,
 		       uint64_t *ret_freed_bytes, struct failure *failure);
 int store_pin_image(struct store *store, const char *disk, uint32_t number, bool pinned, struct failure *failure);
@@ -384,15 +391,16 @@ const uint8_t *store_view_fingerprint_key(const struct store_view *view); /* FIN
 typedef uint64_t store_chunk;
 
 enum store_map_kind {
-	STORE_MAP_NOTHING = 0, /* reads as zeros (a clone: as its base) */
-	STORE_MAP_ZERO = 1,    /* zeros written over a clone's base */
+	/* Views give either for what reads as zeros; what shows through from a clone's image is what it is there. Written, both are zeros. */
+	STORE_MAP_NOTHING = 0,
+	STORE_MAP_ZERO = 1,
 	STORE_MAP_CHUNK = 2,
 };
 struct store_map_entry {
 	store_chunk chunk;
 	uint32_t since_generation;
 	uint8_t kind;		   /* enum store_map_kind */
-	bool has_fingerprint;	   /* false in images, after a rebuild, and for what the store has lost: it is to be read, and stored anew */
+	bool has_fingerprint;	   /* false in images, for what shows through from one, after a rebuild, and for what the store has lost: it is to be read, and stored anew */
 	uint8_t fingerprint[FINGERPRINT_BYTES];
 };
 enum { STORE_MAP_PAGE_ENTRIES = 256 };
@@ -450,7 +458,7 @@ struct store_change {
 	uint64_t first_chunk;
 	uint64_t chunk_count;	 /* 1 unless kind is NOTHING or ZERO */
 	uint8_t kind;		 /* enum store_map_kind */
-	bool refresh;		 /* same content as before, only the fingerprint is new: not a change */
+	bool refresh;		 /* same content as before, only the fingerprint is new: not a change. (What a clone's image shows becomes its own.) */
 	store_chunk chunk;
 	uint8_t digest[DIGEST_BYTES];
 	uint8_t fingerprint[FINGERPRINT_BYTES];

@@ -130,6 +130,7 @@ static bool promises_durability(enum store_fake_op op)
 {
 	switch (op) {
 	case STORE_FAKE_CREATE_DISK:
+	case STORE_FAKE_CLONE_DISK:
 	case STORE_FAKE_REMOVE_DISK:
 	case STORE_FAKE_SET_POLICY:
 	case STORE_FAKE_DELETE_IMAGE:
@@ -243,6 +244,7 @@ static const struct store_ops fake_ops = {
 	.check = fake_check,
 	.clean = fake_clean,
 	.create_disk = fake_create_disk,
+	.clone_disk = fake_clone_disk,
 	.remove_disk = fake_remove_disk,
 	.set_policy = fake_set_policy,
 	.delete_image = fake_delete_image,

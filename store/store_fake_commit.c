@@ -127,7 +127,7 @@ static int apply_change(const struct fake_disk *disk, struct fake_map *map, cons
 	uint64_t cleared;
 	int error;
 
-	/* Without clones there is nothing beneath that zeros would have to hide. */
+	/* A clone has a map of its own: there is nothing beneath that zeros would have to hide. */
 	if (change->kind != STORE_MAP_CHUNK) {
 		error = fake_map_clear(map, change->first_chunk, change->first_chunk + change->chunk_count, &cleared,
 				       failure);

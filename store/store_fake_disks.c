@@ -25,6 +25,7 @@ void fake_disk_free(struct fake_disk *disk)
 	for (size_t i = 0; i < disk->round_count; i++)
 		fake_round_free(disk->rounds[i]);
 	fake_map_free(&disk->live);
+	fake_map_free(&disk->first);
 	free(disk->images);
 	free(disk->rounds);
 	free(disk->mirror_of);
@@ -142,6 +143,11 @@ static int describe_disk(const struct fake *fake, const struct fake_disk *disk, 
 	ret_item->limit_bytes_per_second = disk->limit_bytes_per_second;
 	ret_item->created_at = disk->created_at;
 	error = fake_copy_text(disk->mirror_of, &ret_item->mirror_of, failure);
+	if (error == 0 && disk->parent != NULL &&
+	    asprintf(&ret_item->parent, "%s@%u", disk->parent->name, disk->parent_number) < 0) {
+		ret_item->parent = NULL;
+		error = fake_no_memory(failure);
+	}
 	return error != 0 ? error : fake_find_holder(fake, disk, NULL, &ret_item->open_by, failure);
 }
 
@@ -201,6 +207,23 @@ static bool has_lost(const struct fake *fake, const struct fake_map *map)
 	return false;
 }
 
+/* Behind who has it open. */
+static int add_clones(const struct fake *fake, const struct fake_disk *disk, const struct fake_image *image,
+		      char **in_use_by, struct failure *failure)
+{
+	AUTO_FREE char *clones = NULL;
+	char *both = NULL;
+	int error = fake_clone_names(fake, disk, image->number, NULL, &clones, failure);
+
+	if (error != 0 || clones == NULL)
+		return error;
+	if (asprintf(&both, "%s%s%s", *in_use_by == NULL ? "" : *in_use_by, *in_use_by == NULL ? "" : ", ", clones) < 0)
+		return fake_no_memory(failure);
+	free(*in_use_by);
+	*in_use_by = both;
+	return 0;
+}
+
 static int describe_image(const struct fake *fake, const struct fake_disk *disk, const struct fake_image *image,
 			  const uint32_t *sharers, struct store_image *ret_item, struct failure *failure)
 {
@@ -222,6 +245,8 @@ static int describe_image(const struct fake *fake, const struct fake_disk *disk,
 		error = fake_copy_text(image->details, &ret_item->details, failure);
 	if (error == 0)
 		error = fake_find_holder(fake, disk, image, &ret_item->in_use_by, failure);
+	if (error == 0)
+		error = add_clones(fake, disk, image, &ret_item->in_use_by, failure);
 	ret_item->in_use = ret_item->in_use_by != NULL;
 	return error;
 }
@@ -370,7 +395,8 @@ static void make_key(uint64_t seed, uint8_t ret_key[FINGERPRINT_KEY_BYTES])
 	}
 }
 
-static int create_disk_locked(struct fake *fake, const struct store_disk_params *params, struct failure *failure)
+int fake_create_disk_locked(struct fake *fake, const struct store_disk_params *params, struct fake_disk **ret_disk,
+			    struct failure *failure)
 {
 	size_t at = fake_disk_search(fake, params->name);
 	struct fake_disk *disk = NULL;
@@ -402,24 +428,36 @@ static int create_disk_locked(struct fake *fake, const struct store_disk_params 
 	memmove(fake->disks + at + 1, fake->disks + at, (fake->disk_count - at) * sizeof(struct fake_disk *));
 	fake->disks[at] = disk;
 	fake->disk_count++;
+	*ret_disk = disk;
 	return 0;
+}
+
+void fake_drop_disk_locked(struct fake *fake, struct fake_disk *disk)
+{
+	size_t at = fake_disk_search(fake, disk->name);
+
+	fake_disk_free(disk);
+	fake->disk_count--;
+	memmove(fake->disks + at, fake->disks + at + 1, (fake->disk_count - at) * sizeof(struct fake_disk *));
 }
 
 int fake_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure)
 {
 	struct fake_call call;
+	struct fake_disk *disk;
 	int error = fake_call_enter(&call, fake_of(store), STORE_FAKE_CREATE_DISK, NULL, failure);
 
 	if (error == 0)
-		error = create_disk_locked(fake_of(store), params, failure);
+		error = fake_create_disk_locked(fake_of(store), params, &disk, failure);
 	return fake_call_leave(&call, error, failure);
 }
 
 static int remove_disk_locked(struct fake *fake, const char *name, bool dry_run, struct failure *failure)
 {
 	AUTO_FREE char *holder = NULL;
+	AUTO_FREE char *clones = NULL;
 	struct fake_disk *disk = NULL;
-	size_t at = fake_disk_search(fake, name);
+	uint32_t number = 0;
 	int error = fake_check_writable(fake, failure);
 
 	if (error == 0)
@@ -430,6 +468,12 @@ static int remove_disk_locked(struct fake *fake, const char *name, bool dry_run,
 		return error;
 	if (holder != NULL)
 		return fail(failure, -EBUSY, "disk %s: locked by %s; wait for it or stop it", name, holder);
+	error = fake_clone_names(fake, disk, 0, &number, &clones, failure);
+	if (error == 0 && clones != NULL)
+		error = fail(failure, -EBUSY, "disk %s: its image %u is in use by %s; remove what is cloned first", name, number,
+			     clones);
+	if (error != 0)
+		return error;
 	for (size_t i = 0; i < disk->image_count; i++) {
 		AUTO_FREE char *why = NULL;
 
@@ -439,11 +483,8 @@ static int remove_disk_locked(struct fake *fake, const char *name, bool dry_run,
 		if (why != NULL)
 			return fail(failure, -EBUSY, "disk %s: its image %u is %s", name, disk->images[i]->number, why);
 	}
-	if (dry_run)
-		return 0;
-	fake_disk_free(disk);
-	fake->disk_count--;
-	memmove(fake->disks + at, fake->disks + at + 1, (fake->disk_count - at) * sizeof(struct fake_disk *));
+	if (!dry_run)
+		fake_drop_disk_locked(fake, disk);
 	return 0;
 }
 

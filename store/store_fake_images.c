@@ -78,16 +78,19 @@ int fake_why_kept(const struct fake *fake, const struct fake_disk *disk, const s
 		  struct failure *failure)
 {
 	AUTO_FREE char *holder = NULL;
+	AUTO_FREE char *clones = NULL;
 	int error;
 
 	if (image->pinned)
 		return fake_copy_text("pinned", ret_why, failure);
 	error = fake_find_holder(fake, disk, image, &holder, failure);
-	if (error != 0 || holder == NULL) {
+	if (error == 0)
+		error = fake_clone_names(fake, disk, image->number, NULL, &clones, failure);
+	if (error != 0 || (holder == NULL && clones == NULL)) {
 		*ret_why = NULL;
 		return error;
 	}
-	return asprintf(ret_why, "in use by %s", holder) < 0 ? fake_no_memory(failure) : 0;
+	return asprintf(ret_why, "in use by %s", holder != NULL ? holder : clones) < 0 ? fake_no_memory(failure) : 0;
 }
 
 /* --------------------------------------------- deleting, pinning, retaining */
@@ -249,11 +252,10 @@ int fake_retain(struct store *store, const char *disk, uint32_t keep, bool dry_r
 
 /* ------------------------------------------------------------------- making */
 
-/* Plain bytes of live content that differ from what the newest image has in their place. */
+/* Plain bytes of live content that differ from what the newest image has in their place, or from what the disk began as. */
 static uint64_t count_changed_bytes(const struct fake *fake, const struct fake_disk *disk)
 {
-	static const struct fake_map empty = {.pages = NULL};
-	const struct fake_map *before = disk->image_count == 0 ? &empty : &disk->images[disk->image_count - 1]->map;
+	const struct fake_map *before = disk->image_count == 0 ? &disk->first : &disk->images[disk->image_count - 1]->map;
 	uint64_t changed_bytes = 0;
 	uint64_t page = 0;
 

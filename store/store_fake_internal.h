@@ -127,6 +127,9 @@ struct fake_disk {
 	uint8_t fingerprint_key[FINGERPRINT_KEY_BYTES];
 	uint32_t generation;
 	struct fake_map live;
+	struct fake_map first;	  /* of a clone: what it began as */
+	struct fake_disk *parent; /* whose image a clone was made of, or NULL */
+	uint32_t parent_number;
 	uint32_t content_round; /* live content is what this round left when it was done; 0: something else wrote since
 				 */
 	struct fake_image **images; /* ascending */
@@ -239,8 +242,22 @@ int fake_list_images(struct store *store, const char *name, struct store_image *
 int fake_list_rounds(struct store *store, const char *name, struct store_round **ret_list, size_t *ret_count,
 		     struct failure *failure);
 int fake_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure);
+/* The same under the lock; *ret_disk is the new one. */
+int fake_create_disk_locked(struct fake *fake, const struct store_disk_params *params, struct fake_disk **ret_disk,
+			    struct failure *failure);
+void fake_drop_disk_locked(struct fake *fake, struct fake_disk *disk);
 int fake_remove_disk(struct store *store, const char *name, bool dry_run, struct failure *failure);
 int fake_set_policy(struct store *store, const char *name, const struct store_policy *policy, struct failure *failure);
+
+/* ---- store_fake_clones.c ---- */
+
+int fake_clone_disk(struct store *store, const struct store_reference *image, const char *name, struct failure *failure);
+/*
+ * "clone web02", "clones web02, web03 and 4 more": those of an image; number 0: of the first image of the disk that has some,
+ * which is in *ret_number (may be NULL). *ret_names NULL: none.
+ */
+int fake_clone_names(const struct fake *fake, const struct fake_disk *disk, uint32_t number, uint32_t *ret_number,
+		     char **ret_names, struct failure *failure);
 
 /* ---- store_fake_usage.c ---- */
 

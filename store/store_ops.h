@@ -36,6 +36,8 @@ struct store_ops {
 		     struct store_clean_report *ret_report, struct failure *failure);
 
 	int (*create_disk)(struct store *store, const struct store_disk_params *params, struct failure *failure);
+	int (*clone_disk)(struct store *store, const struct store_reference *image, const char *name,
+			  struct failure *failure);
 	int (*remove_disk)(struct store *store, const char *name, bool dry_run, struct failure *failure);
 	int (*set_policy)(struct store *store, const char *name, const struct store_policy *policy,
 			  struct failure *failure);
