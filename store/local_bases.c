@@ -375,20 +375,55 @@ static struct catalog_piece piece_of_image(const struct cloning *cloning, uint64
 	return piece;
 }
 
+/*
+ * Has the image's disk anything of its own there, as of the image? What was written later has pages in the map too, so a few are looked into; after that many it is taken for
+ * written, which costs a level and no more.
+ */
+static int is_written(const struct cloning *cloning, uint64_t off_bytes, uint64_t end_bytes, bool *ret_is_written)
+{
+	enum { LOOKS_MOST = 64 };
+	AUTO_FREE struct catalog_page *content = malloc(sizeof(*content));
+	uint32_t chunk_bytes = cloning->local->base.chunk_bytes;
+	uint64_t page = off_bytes / chunk_bytes / CATALOG_PAGE_ENTRIES;
+
+	if (content == NULL)
+		return fail_errno(cloning->failure, -ENOMEM, "disk %s", cloning->disk.name);
+	for (unsigned looks = 0; looks < LOOKS_MOST; looks++, page++) {
+		int result = catalog_map_next(cloning->local->writer, cloning->source.id, cloning->image.generation, page, &page,
+					      cloning->failure);
+
+		*ret_is_written = false;
+		if (result < 0 || page == UINT64_MAX || page * CATALOG_PAGE_ENTRIES * chunk_bytes >= end_bytes)
+			return result;
+		result = catalog_map_read_at(cloning->local->writer, cloning->source.id, cloning->image.generation, page, content,
+					     cloning->failure);
+		if (result < 0)
+			return result;
+		*ret_is_written = true;
+		for (unsigned i = 0; i < CATALOG_PAGE_ENTRIES; i++) {
+			uint64_t at_bytes = (page * CATALOG_PAGE_ENTRIES + i) * chunk_bytes;
+
+			if (at_bytes + chunk_bytes > off_bytes && at_bytes < end_bytes &&
+			    content->entries[i].kind != CATALOG_NOTHING)
+				return 0;
+		}
+	}
+	return 0;
+}
+
 /* A part of the image that one piece of its disk covers, or none (below NULL). */
 static int add_part(struct cloning *cloning, uint64_t off_bytes, uint64_t end_bytes, const struct catalog_piece *below)
 {
-	uint64_t page_bytes = (uint64_t)cloning->local->base.chunk_bytes * CATALOG_PAGE_ENTRIES, page;
 	struct catalog_piece piece = piece_of_image(cloning, off_bytes, end_bytes);
+	bool written = false;
 	int result;
 
 	if (off_bytes >= end_bytes)
 		return 0;
-	result = catalog_map_next(cloning->local->writer, cloning->source.id, cloning->image.generation,
-				  off_bytes / page_bytes, &page, cloning->failure);
+	result = is_written(cloning, off_bytes, end_bytes, &written);
 	if (result < 0)
 		return result;
-	if (page <= (end_bytes - 1) / page_bytes || (below != NULL && below->image_generation == 0))
+	if (written || (below != NULL && below->image_generation == 0))
 		return add_piece(cloning, &piece);
 	if (below == NULL)
 		return 0;

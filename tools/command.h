@@ -54,6 +54,7 @@ enum option_id {
 	OPTION_DEEP,
 	OPTION_REPAIR,
 	OPTION_SALVAGE,
+	OPTION_SECTOR_SIZE,
 	OPTION_COUNT,
 };
 
@@ -95,6 +96,7 @@ struct options {
 	bool deep;
 	bool repair;
 	bool salvage;
+	uint32_t sector_bytes; /* 0: not given */
 };
 
 /* ---- verbs ---- */
@@ -102,9 +104,11 @@ struct options {
 enum argument_kind {
 	ARGUMENT_SOURCE,
 	ARGUMENT_DISK,
+	ARGUMENT_NEW_DISK, /* the name of one that isn't there yet */
 	ARGUMENT_IMAGE,	    /* DISK@N or DISK@latest, all of it */
 	ARGUMENT_REFERENCE, /* any reference */
 	ARGUMENT_TARGET,    /* file, device, or "-" */
+	ARGUMENT_SIZE,
 	ARGUMENT_VERB,
 };
 
@@ -154,6 +158,8 @@ extern const struct verb verb_disks;
 extern const struct verb verb_images;
 extern const struct verb verb_rounds;
 extern const struct verb verb_image;
+extern const struct verb verb_create;
+extern const struct verb verb_clone;
 extern const struct verb verb_delete;
 extern const struct verb verb_remove;
 extern const struct verb verb_pin;

@@ -193,6 +193,7 @@ static void print_arguments_list(const struct verb *verb)
 	static const char *const words[] = {
 		[ARGUMENT_SOURCE] = "source",	    [ARGUMENT_DISK] = "disk",	  [ARGUMENT_IMAGE] = "image",
 		[ARGUMENT_REFERENCE] = "reference", [ARGUMENT_TARGET] = "target", [ARGUMENT_VERB] = "verb",
+		[ARGUMENT_NEW_DISK] = "name",	    [ARGUMENT_SIZE] = "size",
 	};
 
 	for (unsigned int i = 0; i < verb->argument_count; i++)

@@ -70,6 +70,8 @@ const struct option_kind option_kinds[OPTION_COUNT] = {
 			   "with --deep, which it implies: mend what can be mended, mark the rest for rounds to bring back"},
 	[OPTION_SALVAGE] = {"salvage", 0, NULL, NULL,
 			    "export all that can be read: what can't becomes zeros, and is listed, one range a line"},
+	[OPTION_SECTOR_SIZE] = {"sector-size", 0, "SIZE", "512 1K 2K 4K",
+				"bytes of a sector of the new disk, a power of two from 512 to 64K (512)"},
 };
 
 enum { LONG_OPTION_BASE = 256 }; /* getopt_long()'s value of option id N is this + N: no letter's code */
@@ -335,6 +337,16 @@ static int read_chunk_size(const struct verb *verb, const char *text, struct opt
 	return 0;
 }
 
+static int read_sector_size(const struct verb *verb, const char *text, struct options *options, struct failure *failure)
+{
+	uint64_t bytes;
+
+	if (units_parse_size(text, &bytes) != 0 || bytes < 512 || bytes > 65536 || (bytes & (bytes - 1)) != 0)
+		return fail_usage(failure, verb, "--sector-size: '%s' is not a power of two from 512 to 64K", text);
+	options->sector_bytes = (uint32_t)bytes;
+	return 0;
+}
+
 static int read_keep(const struct verb *verb, const char *also, const char *text, struct options *options,
 		     struct failure *failure)
 {
@@ -388,6 +400,8 @@ static int read_value(const struct verb *verb, enum option_id id, const char *te
 	switch (id) {
 	case OPTION_CHUNK_SIZE:
 		return read_chunk_size(verb, text, options, failure);
+	case OPTION_SECTOR_SIZE:
+		return read_sector_size(verb, text, options, failure);
 	case OPTION_KEEP:
 		return read_keep(verb, also, text, options, failure);
 	case OPTION_LEVEL:
@@ -467,6 +481,7 @@ static int check_argument(const struct verb *verb, const struct verb_argument *a
 	case ARGUMENT_TARGET:
 		return *text != '\0' ? 0 : fail_usage(failure, verb, "%s: empty", argument->name);
 	case ARGUMENT_DISK:
+	case ARGUMENT_NEW_DISK:
 		if (strchr(text, '@') != NULL && store_parse_reference(text, &reference, NULL) == 0)
 			return fail_usage(failure, verb, "%s: names an image, and a disk is wanted here", text);
 		return store_check_name(text, failure);
@@ -481,6 +496,13 @@ static int check_argument(const struct verb *verb, const struct verb_argument *a
 			return fail_usage(failure, verb, "%s: names a disk, and an image is wanted here, as in %s@3",
 					  text, text);
 		return 0;
+	case ARGUMENT_SIZE: {
+		uint64_t bytes;
+
+		if (units_parse_size(text, &bytes) != 0 || bytes == 0)
+			return fail_usage(failure, verb, "%s: '%s' is not a size such as 512M or 10G", argument->name, text);
+		return 0;
+	}
 	case ARGUMENT_VERB:
 		return verb_find(text) != NULL ? 0 : fail_unknown_verb(failure, text);
 	}

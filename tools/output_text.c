@@ -172,10 +172,14 @@ static char *policy_text(const struct store_disk *disk)
 
 void output_text_disks(const struct store_disk *disks, size_t count)
 {
+	bool any_clone = false;
+
+	for (size_t i = 0; i < count; i++)
+		any_clone |= disks[i].parent != NULL;
 	AUTO(table_release)
 	struct table table = {
-		.columns = 6,
-		.titles = {"DISK", "SIZE", "IMAGES", "POLICY", "MIRROR OF", "OPEN BY"},
+		.columns = any_clone ? 7 : 6,
+		.titles = {"DISK", "SIZE", "IMAGES", "POLICY", "MIRROR OF", "OPEN BY", "CLONE OF"},
 		.to_the_right = {false, true, true},
 	};
 
@@ -188,6 +192,8 @@ void output_text_disks(const struct store_disk *disks, size_t count)
 		table_add(&table, "%s", policy == NULL ? "-" : policy);
 		table_add(&table, "%s", disk->mirror_of == NULL ? "-" : disk->mirror_of);
 		table_add(&table, "%s", disk->open_by == NULL ? "-" : disk->open_by);
+		if (any_clone)
+			table_add(&table, "%s", disk->parent == NULL ? "-" : disk->parent);
 	}
 	table_print(&table);
 }

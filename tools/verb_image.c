@@ -5,7 +5,7 @@
  * How far it can be trusted is the question. What is on a mirror came from its
  * last round, so the image inherits what that round knew:
  *
- *     no round has ever written the disk                     clean
+ *     no round has ever written the disk                     clean; a clone: as the image that shows in it
  *     the last round is done and left an image               as that image, with its details
  *     the last round is done and was to leave none           as the round noted itself
  *     the last round is done and its image is gone           fuzzy: nothing says that its source was not in use
@@ -95,10 +95,33 @@ static bool inherit_from_round(struct store_round *round, struct trust *trust)
 	return found;
 }
 
+/* A clone is as good as the image that it began as, until a round reads all of it anew. */
+static int inherit_from_parent(struct store *store, const char *parent, struct trust *trust, struct failure *failure)
+{
+	struct store_reference reference;
+	struct store_image *images = NULL;
+	size_t count = 0;
+	int result = store_parse_reference(parent, &reference, failure);
+
+	if (result == 0)
+		result = store_list_images(store, reference.disk, &images, &count, failure);
+	if (result < 0)
+		return result;
+	for (size_t i = 0; i < count; i++) {
+		if (images[i].number != reference.number)
+			continue;
+		trust->consistency = images[i].consistency;
+		trust->details = take_ptr(images[i].details);
+	}
+	store_images_free(images, count);
+	return 0;
+}
+
 static int find_trust(struct store *store, const char *disk, struct trust *trust, struct failure *failure)
 {
 	struct store_round *rounds = NULL;
 	struct store_disk *disks = NULL;
+	AUTO_FREE char *parent = NULL;
 	size_t count = 0, disk_count = 0;
 	uint32_t content_round;
 	bool found = false;
@@ -107,9 +130,12 @@ static int find_trust(struct store *store, const char *disk, struct trust *trust
 	if (result < 0)
 		return result;
 	content_round = disks[0].content_round;
+	parent = take_ptr(disks[0].parent);
 	store_disks_free(disks, disk_count);
 	result = store_list_rounds(store, disk, &rounds, &count, failure);
 	trust->consistency = STORE_CLEAN;
+	if (result == 0 && count == 0 && parent != NULL)
+		return inherit_from_parent(store, parent, trust, failure);
 	if (result < 0 || count == 0)
 		return result;
 	if (rounds[count - 1].state != ROUND_DONE) {
@@ -189,7 +215,8 @@ const struct verb verb_image = {
 		       "until the live content changes.\n\n"
 		       "The image is as far to be trusted as what the last round read: fuzzy where that round is not "
 		       "finished, or "
-		       "left nothing that says how its source was.",
+		       "left nothing that says how its source was. That of a clone which no round wrote is as far to be trusted "
+		       "as the image it was made of.",
 	.argument_count = 1,
 	.arguments = {{.name = "DISK", .kind = ARGUMENT_DISK}},
 	.option_count = 1,

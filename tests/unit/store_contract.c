@@ -2528,6 +2528,483 @@ static void wrong_views_are_refused(void **state)
 	must_refuse(store_view_open(fixture->store, &reference, VIEW_READ, "x", &view, why()), -EINVAL, "63");
 }
 
+/* ------------------------------------------------------------------- clones */
+
+static void clone_disk(struct fixture *fixture, const char *image, const char *name)
+{
+	struct store_reference reference = reference_to(image);
+
+	must(store_clone_disk(fixture->store, &reference, name, why()));
+}
+
+static void assert_parent(struct fixture *fixture, const char *disk, const char *parent)
+{
+	struct store_disk *list;
+	size_t count;
+
+	must(store_list_disks(fixture->store, disk, &list, &count, why()));
+	assert_int_equal(count, 1);
+	if (parent == NULL)
+		assert_null(list[0].parent);
+	else
+		assert_string_equal(list[0].parent, parent);
+	store_disks_free(list, count);
+}
+
+static void clone_begins_as_its_image_and_goes_its_own_way(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL, *copy = malloc(8 * CHUNK);
+	struct store_view *view = make_filled_disk(fixture, "web01", 8, 1, &bytes), *clone;
+
+	must_hold(copy != NULL);
+	memcpy(copy, bytes, 8 * CHUNK);
+	(void)take_image(view);
+	fill(bytes, CHUNK, 100);
+	write_places(fixture, view, bytes, 1);
+	clone_disk(fixture, "web01@latest", "test");
+	assert_parent(fixture, "test", "web01@1");
+	assert_parent(fixture, "web01", NULL);
+	assert_reference_content(fixture, "test", copy, "at first");
+	clone = open_view(fixture, "test", VIEW_WRITE);
+	fill(copy + CHUNK, CHUNK, 200);
+	memset(copy + 3 * CHUNK, 0, 2 * CHUNK);
+	write_places(fixture, clone, copy, 2 | 8 | 16);
+	assert_content(fixture, clone, copy, "written");
+	assert_int_equal(take_image(clone), 1);
+	close_view(clone);
+	assert_content(fixture, view, bytes, "its origin");
+	close_view(view);
+	reopen(fixture);
+	assert_reference_content(fixture, "test", copy, "opened again");
+	assert_reference_content(fixture, "test@1", copy, "its image");
+	assert_reference_content(fixture, "web01", bytes, "its origin");
+}
+
+/* Another key: what shows through must not pass for what a fingerprint of the clone's says. And what a round finds there becomes its own. */
+static void clone_has_fingerprints_of_its_own(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	AUTO_FREE struct store_map_page *map = malloc(sizeof(*map));
+	struct store_view *view = make_filled_disk(fixture, "web01", 3, 1, &bytes);
+	struct store_change change;
+
+	must_hold(map != NULL);
+	(void)take_image(view);
+	close_view(view);
+	clone_disk(fixture, "web01@1", "test");
+	view = open_view(fixture, "test", VIEW_WRITE);
+	must(store_view_map(view, 0, map, why()));
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(map->entries[i].kind, STORE_MAP_CHUNK);
+		must_hold(!map->entries[i].has_fingerprint);
+	}
+	must(make_change(view, fixture->scratch, 1, bytes + CHUNK, CHUNK, &change, why()));
+	assert_int_equal(change.chunk, map->entries[1].chunk);
+	change.refresh = true;
+	must(store_commit(view, &change, 1, NULL, why()));
+	must(store_view_map(view, 0, map, why()));
+	must_hold(map->entries[1].has_fingerprint && !map->entries[0].has_fingerprint);
+	assert_memory_equal(map->entries[1].fingerprint, change.fingerprint, FINGERPRINT_BYTES);
+	assert_content(fixture, view, bytes, "refreshed");
+	(void)take_image(view);
+	close_view(view);
+	struct store_image *image = describe_image(fixture, "test", 1);
+	assert_int_equal(image->changed_bytes, 0);
+	store_images_free(image, 1);
+}
+
+static void image_with_clones_is_in_use(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	struct store_view *view = make_filled_disk(fixture, "web01", 4, 1, &bytes);
+	struct store_retention retention;
+	struct store_image *image;
+	uint64_t freed_bytes;
+
+	for (unsigned i = 0; i < 3; i++) {
+		fill(bytes, CHUNK, 50 + i);
+		write_places(fixture, view, bytes, 1);
+		(void)take_image(view);
+	}
+	close_view(view);
+	clone_disk(fixture, "web01@2", "test");
+	clone_disk(fixture, "web01@2", "proof");
+	image = describe_image(fixture, "web01", 2);
+	must_hold(image->in_use);
+	assert_string_equal(image->in_use_by, "clones proof, test");
+	store_images_free(image, 1);
+	must_refuse(store_delete_image(fixture->store, "web01", 2, false, &freed_bytes, why()), -EBUSY,
+		    "in use by clones proof, test");
+	must_refuse(store_delete_image(fixture->store, "web01", 2, true, &freed_bytes, why()), -EBUSY, "proof");
+	must_refuse(store_remove_disk(fixture->store, "web01", false, why()), -EBUSY, "image 2 is in use by clones proof");
+	must_refuse(store_remove_disk(fixture->store, "web01", true, why()), -EBUSY, "test");
+	must(store_remove_disk(fixture->store, "proof", false, why()));
+	must(store_retain(fixture->store, "web01", 1, false, &retention, why()));
+	assert_int_equal(retention.deleted_count, 1);
+	assert_int_equal(retention.deleted[0], 1);
+	assert_int_equal(retention.kept_count, 1);
+	assert_string_equal(retention.kept[0].why, "in use by clone test");
+	store_retention_free(&retention);
+	must(store_remove_disk(fixture->store, "test", false, why()));
+	must(store_delete_image(fixture->store, "web01", 2, false, &freed_bytes, why()));
+	must_hold(freed_bytes > 0);
+	must(store_remove_disk(fixture->store, "web01", false, why()));
+}
+
+/* An image of a clone reads through as its live content did: the clone's removal, not a deletion in it, frees what is below. */
+static void clone_of_an_unwritten_clone_is_one_of_what_is_below(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	struct store_view *view = make_filled_disk(fixture, "web01", 4, 1, &bytes);
+	uint64_t freed_bytes;
+
+	(void)take_image(view);
+	close_view(view);
+	clone_disk(fixture, "web01@1", "first");
+	view = open_view(fixture, "first", VIEW_WRITE);
+	(void)take_image(view);
+	fill(bytes, CHUNK, 70);
+	write_places(fixture, view, bytes, 1);
+	(void)take_image(view);
+	close_view(view);
+	clone_disk(fixture, "first@1", "unwritten");
+	clone_disk(fixture, "first@2", "written");
+	assert_parent(fixture, "unwritten", "web01@1");
+	assert_parent(fixture, "written", "first@2");
+	assert_reference_content(fixture, "written", bytes, "of a written clone");
+	must(store_delete_image(fixture->store, "first", 1, false, &freed_bytes, why()));
+	must_refuse(store_delete_image(fixture->store, "first", 2, false, &freed_bytes, why()), -EBUSY, "clone written");
+	must_refuse(store_remove_disk(fixture->store, "first", false, why()), -EBUSY, "clone written");
+	must(store_remove_disk(fixture->store, "written", false, why()));
+	must(store_remove_disk(fixture->store, "first", false, why()));
+	must_refuse(store_remove_disk(fixture->store, "web01", false, why()), -EBUSY, "clone unwritten");
+	fill(bytes, CHUNK, 1);
+	assert_reference_content(fixture, "unwritten", bytes, "all above it is gone");
+}
+
+static void clones_are_refused_where_there_is_nothing_to_clone(void **state)
+{
+	struct fixture *fixture = *state;
+	struct store_reference live = reference_to("web01"), partition = reference_to("web01@1/1"),
+			       latest = reference_to("web01@latest"), other = reference_to("mail@1");
+	struct store_view *view;
+
+	create_disk(fixture, "web01", 5 * CHUNK);
+	must_refuse(store_clone_disk(fixture->store, &latest, "test", why()), -ENOENT, "web01");
+	view = open_view(fixture, "web01", VIEW_WRITE);
+	(void)take_image(view);
+	close_view(view);
+	must_refuse(store_clone_disk(fixture->store, &live, "test", why()), -EINVAL, "web01@N");
+	must_refuse(store_clone_disk(fixture->store, &partition, "test", why()), -EINVAL, "partition");
+	must_refuse(store_clone_disk(fixture->store, &other, "test", why()), -ENOENT, "mail");
+	must_refuse(store_clone_disk(fixture->store, &latest, "Test", why()), -EINVAL, "Test");
+	must_refuse(store_clone_disk(fixture->store, &latest, "web01", why()), -EEXIST, "web01");
+	must(store_clone_disk(fixture->store, &latest, "test", why()));
+	must_refuse(store_clone_disk(fixture->store, &latest, "test", why()), -EEXIST, "test");
+	assert_int_equal(count_images(fixture, "test"), 0);
+}
+
+static void deep_clones_read_all_levels(void **state)
+{
+	enum { LEVELS = 12, CHUNKS = 16 };
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	struct store_view *view = make_filled_disk(fixture, "level0", CHUNKS, 1, &bytes);
+	char name[32], image[32];
+
+	for (unsigned level = 0; level < LEVELS; level++) {
+		if (level % 3 == 2)
+			memset(bytes + level * CHUNK, 0, CHUNK);
+		else
+			fill(bytes + level * CHUNK, CHUNK, 1000 + level);
+		write_places(fixture, view, bytes, (uint64_t)1 << level);
+		(void)take_image(view);
+		close_view(view);
+		(void)snprintf(image, sizeof(image), "level%u@1", level);
+		(void)snprintf(name, sizeof(name), "level%u", level + 1);
+		clone_disk(fixture, image, name);
+		assert_parent(fixture, name, image);
+		assert_reference_content(fixture, name, bytes, "deep");
+		view = open_view(fixture, name, VIEW_WRITE);
+	}
+	close_view(view);
+}
+
+/* What was cut off must not come back by growing, neither the clone's own nor what its image shows. */
+static void clone_is_resized_at_random(void **state)
+{
+	struct fixture *fixture = *state;
+	static const size_t most_bytes = MOST_CHUNKS * CHUNK;
+	AUTO_FREE uint8_t *bytes = calloc(1, most_bytes), *first = malloc(most_bytes);
+	unsigned int seed = store_contract_seed();
+	uint64_t size_bytes = 20 * CHUNK + 777;
+	struct store_view *view;
+
+	must_hold(bytes != NULL && first != NULL);
+	for (uint64_t i = 0; i * CHUNK < size_bytes; i++)
+		if (i % 4 != 3)
+			fill(bytes + i * CHUNK, length_at(size_bytes, i), i + 1);
+	memcpy(first, bytes, most_bytes);
+	create_disk(fixture, "web01", size_bytes);
+	view = open_view(fixture, "web01", VIEW_WRITE);
+	write_places(fixture, view, bytes, all_places);
+	(void)take_image(view);
+	close_view(view);
+	for (unsigned round = 0; round < 8; round++) {
+		memcpy(bytes, first, most_bytes);
+		clone_disk(fixture, "web01@1", "test");
+		view = open_view(fixture, "test", VIEW_WRITE);
+		for (unsigned step = 0; step < 6; step++) {
+			uint64_t old_bytes = store_view_size(view), place;
+
+			size_bytes = 1 + (uint64_t)rand_r(&seed) % (rand_r(&seed) % 3 == 0 ? most_bytes : 24 * CHUNK);
+			must(store_resize_disk(view, size_bytes, why()));
+			if (size_bytes < old_bytes)
+				memset(bytes + size_bytes, 0, old_bytes - size_bytes);
+			assert_content(fixture, view, bytes, "resized");
+			place = (uint64_t)rand_r(&seed) % count_chunks(size_bytes);
+			if (rand_r(&seed) % 2 == 0)
+				fill(bytes + place * CHUNK, length_at(size_bytes, place), (uint64_t)rand_r(&seed));
+			else
+				memset(bytes + place * CHUNK, 0, length_at(size_bytes, place));
+			write_places(fixture, view, bytes, (uint64_t)1 << place);
+			if (rand_r(&seed) % 3 == 0)
+				(void)take_image(view);
+			assert_content(fixture, view, bytes, "written");
+		}
+		close_view(view);
+		must(store_remove_disk(fixture->store, "test", false, why()));
+	}
+	assert_reference_content(fixture, "web01@1", first, "the image");
+}
+
+/* ---- a family of disks, as numbers: each chunk holds one, or zeros ---- */
+
+enum { FAMILY_MOST = 7, FAMILY_IMAGES_MOST = 5, FAMILY_CHUNKS = 3 * PAGE + 100 };
+
+struct family_image {
+	uint32_t number;
+	uint32_t parts[FAMILY_CHUNKS];
+};
+struct family_disk {
+	bool exists;
+	uint32_t parts[FAMILY_CHUNKS];
+	struct family_image images[FAMILY_IMAGES_MOST];
+	size_t image_count;
+};
+struct family {
+	struct fixture *fixture;
+	unsigned int seed, made;
+	struct family_disk disks[FAMILY_MOST];
+};
+
+static unsigned below(struct family *family, unsigned end)
+{
+	return (unsigned)rand_r(&family->seed) % end;
+}
+
+static void family_name(size_t index, char ret_name[16])
+{
+	(void)snprintf(ret_name, 16, "disk%zu", index);
+}
+
+/* All of it, by way of the pages that the view says there may be something in. */
+static void assert_family_content(struct family *family, const char *reference, const uint32_t *parts)
+{
+	AUTO_FREE struct store_map_page *map = malloc(sizeof(*map));
+	AUTO_FREE uint64_t *plain = malloc(CHUNK);
+	struct store_view *view = open_view(family->fixture, reference, VIEW_READ);
+	uint64_t next = 0;
+
+	must_hold(map != NULL && plain != NULL);
+	for (uint64_t i = 0; i < FAMILY_CHUNKS; i++) {
+		const struct store_map_entry *entry = &map->entries[i % PAGE];
+		uint64_t found = 0;
+
+		if (i % PAGE == 0 && next <= i / PAGE)
+			must(store_view_next_page(view, i / PAGE, &next, why()));
+		if (i % PAGE == 0)
+			must(store_view_map(view, i / PAGE, map, why()));
+		if (next <= i / PAGE && entry->kind == STORE_MAP_CHUNK) {
+			must(store_view_read_chunk(view, family->fixture->scratch, entry->chunk, plain, CHUNK, false, why()));
+			found = plain[0];
+		}
+		if (found != parts[i])
+			fail_msg("%s: chunk %llu is %llu instead of %u", reference, (unsigned long long)i,
+				 (unsigned long long)found, parts[i]);
+	}
+	close_view(view);
+}
+
+static void assert_family(struct family *family)
+{
+	char name[16], reference[48];
+
+	for (size_t i = 0; i < FAMILY_MOST; i++) {
+		family_name(i, name);
+		if (!family->disks[i].exists)
+			continue;
+		assert_family_content(family, name, family->disks[i].parts);
+		for (size_t j = 0; j < family->disks[i].image_count; j++) {
+			(void)snprintf(reference, sizeof(reference), "%s@%u", name, family->disks[i].images[j].number);
+			assert_family_content(family, reference, family->disks[i].images[j].parts);
+		}
+	}
+}
+
+static void family_write(struct family *family, struct family_disk *disk, struct store_view *view)
+{
+	uint64_t first = below(family, FAMILY_CHUNKS), end = first + 1 + below(family, 12);
+	struct store_change changes[16];
+	uint64_t plain[CHUNK / sizeof(uint64_t)] = {0};
+	size_t count = 0;
+
+	for (uint64_t i = first; i < end && i < FAMILY_CHUNKS; i++) {
+		plain[0] = disk->parts[i] = 1 + below(family, 60);
+		must(make_change(view, family->fixture->scratch, i, (const uint8_t *)plain, CHUNK, &changes[count++], why()));
+	}
+	must(store_commit(view, changes, count, NULL, why()));
+}
+
+static void family_zero(struct family *family, struct family_disk *disk, struct store_view *view)
+{
+	struct store_change change = {.kind = below(family, 2) == 0 ? STORE_MAP_NOTHING : STORE_MAP_ZERO};
+	uint64_t most = below(family, 3) == 0 ? 20 : FAMILY_CHUNKS;
+
+	change.first_chunk = below(family, 4) == 0 ? 0 : below(family, FAMILY_CHUNKS);
+	change.chunk_count = 1 + below(family, (unsigned)most);
+	if (change.chunk_count > FAMILY_CHUNKS - change.first_chunk)
+		change.chunk_count = FAMILY_CHUNKS - change.first_chunk;
+	must(store_commit(view, &change, 1, NULL, why()));
+	memset(disk->parts + change.first_chunk, 0, (size_t)change.chunk_count * sizeof(*disk->parts));
+}
+
+static void family_resize(struct family *family, struct family_disk *disk, struct store_view *view)
+{
+	uint64_t chunks = 1 + below(family, FAMILY_CHUNKS);
+
+	must(store_resize_disk(view, chunks * CHUNK, why()));
+	must(store_resize_disk(view, FAMILY_CHUNKS * CHUNK, why()));
+	memset(disk->parts + chunks, 0, (size_t)(FAMILY_CHUNKS - chunks) * sizeof(*disk->parts));
+}
+
+static void family_image(struct family_disk *disk, struct store_view *view)
+{
+	struct family_image *image = &disk->images[disk->image_count];
+
+	if (disk->image_count == FAMILY_IMAGES_MOST)
+		return;
+	image->number = take_image(view);
+	memcpy(image->parts, disk->parts, sizeof(image->parts));
+	disk->image_count++;
+}
+
+static void family_delete(struct family *family, size_t index)
+{
+	struct family_disk *disk = &family->disks[index];
+	uint64_t freed_bytes;
+	size_t at;
+	char name[16];
+	int result;
+
+	if (disk->image_count == 0)
+		return;
+	at = below(family, (unsigned)disk->image_count);
+	family_name(index, name);
+	result = store_delete_image(family->fixture->store, name, disk->images[at].number, false, &freed_bytes, why());
+	if (result == -EBUSY)
+		return;
+	must(result);
+	memmove(&disk->images[at], &disk->images[at + 1], (--disk->image_count - at) * sizeof(disk->images[0]));
+}
+
+static void family_clone(struct family *family, const char *name, struct family_disk *disk)
+{
+	size_t from = below(family, FAMILY_MOST), at;
+	char source[16], reference[48];
+
+	for (at = 0; at < FAMILY_MOST && family->disks[from].image_count == 0; at++)
+		from = (from + 1) % FAMILY_MOST;
+	if (family->disks[from].image_count == 0 || family->made < 2) {
+		create_disk(family->fixture, name, FAMILY_CHUNKS * CHUNK);
+		memset(disk, 0, sizeof(*disk));
+	} else {
+		at = below(family, (unsigned)family->disks[from].image_count);
+		family_name(from, source);
+		(void)snprintf(reference, sizeof(reference), "%s@%u", source, family->disks[from].images[at].number);
+		clone_disk(family->fixture, reference, name);
+		memcpy(disk->parts, family->disks[from].images[at].parts, sizeof(disk->parts));
+		disk->image_count = 0;
+	}
+	disk->exists = true;
+	family->made++;
+}
+
+static void family_step(struct family *family)
+{
+	size_t index = below(family, FAMILY_MOST);
+	struct family_disk *disk = &family->disks[index];
+	unsigned what = below(family, 100);
+	struct store_view *view;
+	char name[16];
+
+	family_name(index, name);
+	if (!disk->exists) {
+		family_clone(family, name, disk);
+		return;
+	}
+	if (what < 6) {
+		int result = store_remove_disk(family->fixture->store, name, false, why());
+
+		must_hold(result == 0 || result == -EBUSY);
+		disk->exists = result != 0;
+		if (result == 0)
+			disk->image_count = 0;
+		return;
+	}
+	if (what < 16) {
+		family_delete(family, index);
+		return;
+	}
+	view = open_view(family->fixture, name, VIEW_WRITE);
+	if (what < 55)
+		family_write(family, disk, view);
+	else if (what < 75)
+		family_zero(family, disk, view);
+	else if (what < 82)
+		family_resize(family, disk, view);
+	else
+		family_image(disk, view);
+	close_view(view);
+}
+
+static void clones_of_clones_at_random(void **state)
+{
+	AUTO_FREE struct family *family = calloc(1, sizeof(*family));
+	const struct store_check_params deep = {.deep = true};
+	struct store_check_report report;
+
+	must_hold(family != NULL);
+	family->fixture = *state;
+	family->seed = store_contract_seed();
+	for (unsigned step = 0; step < 400; step++) {
+		family_step(family);
+		if (step % 40 == 39)
+			assert_family(family);
+	}
+	reopen(family->fixture);
+	assert_family(family);
+	must(store_check(family->fixture->store, &deep, &report, why()));
+	if (!report.is_clean)
+		fail_msg("%s: %s", report.flaw_count > 0 ? report.flaws[0].what : "damage",
+			 report.flaw_count > 0 ? report.flaws[0].why : report.damages[0].why);
+	store_check_report_free(&report);
+}
+
 /* ---------------------------------------------------------------------- all */
 
 int store_contract_run(const struct store_contract_factory *factory)
@@ -2592,6 +3069,14 @@ int store_contract_run(const struct store_contract_factory *factory)
 		TEST(round_that_is_over_is_over),
 		TEST(image_is_read_while_the_disk_changes),
 		TEST(disks_are_written_at_once),
+		TEST(clone_begins_as_its_image_and_goes_its_own_way),
+		TEST(clone_has_fingerprints_of_its_own),
+		TEST(image_with_clones_is_in_use),
+		TEST(clone_of_an_unwritten_clone_is_one_of_what_is_below),
+		TEST(clones_are_refused_where_there_is_nothing_to_clone),
+		TEST(deep_clones_read_all_levels),
+		TEST(clone_is_resized_at_random),
+		TEST(clones_of_clones_at_random),
 		TEST(wrong_disks_are_refused),
 		TEST(wrong_policies_are_refused),
 		TEST(wrong_commits_are_refused),
