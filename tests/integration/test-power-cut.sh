@@ -24,6 +24,9 @@ made2=$(said)
 promise_image "$made2" $never web01@2 kept2
 expect_exit 0 recorded wherry sync kept1 other --progress=none --json
 promise_image "$(said)" $never other@1 kept1
+expect_exit 0 recorded wherry clone other@1 twin --json
+expect_exit 0 recorded wherry image twin --json
+twin=$(said)
 promise_image "$made1" "$(records)" web01@1 kept1
 expect_exit 0 recorded wherry delete web01@1 --json
 promise "$(said)" $never - "image web01@1"
@@ -57,6 +60,9 @@ promise "$made5" $never - "image web01@4"
 promise_image "$made5" "$(records)" web01@5 kept5 # the next round takes it away
 expect_exit 0 recorded wherry sync source web01 --progress=none --json # nothing has changed
 promise_image "$(said)" $never web01@6 kept5
+promise_image "$twin" "$(records)" twin@1 kept1
+expect_exit 0 recorded wherry remove twin --json
+promise "$(said)" $never - "image twin@1"
 power_end
 check_export web01@2 kept2
 check_export web01@6 kept5
