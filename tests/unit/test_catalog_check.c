@@ -312,6 +312,51 @@ static void each_lost_reference_is_found(void **state)
 	assert_clean(one);
 }
 
+static void pieces_that_do_not_fit_are_found(void **state)
+{
+	static const struct {
+		const char *sql, *flaw;
+	} cases[] = {
+		{"UPDATE base SET disk=77", "disk 77, base at 0: there is no such disk"},
+		{"UPDATE base SET image_disk=77", "base at 0: the image that it comes from is gone"},
+		{"UPDATE base SET image_number=2", "the image that it comes from is gone"},
+		{"UPDATE base SET image_generation=0", "the image that it comes from is gone"},
+		{"UPDATE base SET image_generation=7", "another one than meant"},
+		{"UPDATE base SET image_uuid=randomblob(16)", "another one than meant"},
+		{"UPDATE base SET image_off_bytes=1125899906842624", "beyond the end of the image"},
+		{"UPDATE base SET len_bytes=1125899906842624 WHERE off_bytes>0", "beyond the end of the disk"},
+		{"UPDATE base SET len_bytes=len_bytes+1 WHERE off_bytes=0", "base at 131072: it overlaps the one before"},
+		{"UPDATE base SET since=9", "of a generation to come"},
+		{"UPDATE base SET until=9", "of a generation to come"},
+		{"UPDATE base SET off_bytes=off_bytes+512", "not at a multiple of the chunk size"},
+		{"UPDATE base SET len_bytes=0", "a row of table base holds impossible values"},
+		{"UPDATE base SET image_uuid=x'00'", "a row of table base holds impossible values"},
+	};
+	struct one *one = *state;
+	struct failure failure = {.code = 0};
+	struct catalog_image image;
+	struct catalog_piece pieces[2];
+
+	begin(one);
+	catalog_fixture_image(one->catalog, &one->disks[0], &image);
+	for (unsigned i = 0; i < 2; i++)
+		pieces[i] = (struct catalog_piece){.off_bytes = i * 2 * (uint64_t)CHUNK_BYTES,
+						   .len_bytes = 2 * (uint64_t)CHUNK_BYTES,
+						   .image_disk = one->disks[0].id,
+						   .image_number = image.number,
+						   .image_generation = image.generation};
+	assert_done(catalog_base_set(one->catalog, &one->disks[1], pieces, 2, &failure), &failure);
+	commit(one);
+	assert_clean(one);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		catalog_fixture_execute(one->catalog, "CREATE TABLE saved AS SELECT * FROM base");
+		catalog_fixture_execute(one->catalog, cases[i].sql);
+		assert_flaw(one, cases[i].flaw);
+		catalog_fixture_execute(one->catalog, "DELETE FROM base; INSERT INTO base SELECT * FROM saved; DROP TABLE saved");
+	}
+	assert_clean(one);
+}
+
 static void damaged_file_is_a_flaw(void **state)
 {
 	struct one *one = *state;
@@ -407,6 +452,7 @@ int main(void)
 		test(new_catalog_is_clean),   test(catalog_that_was_used_is_clean),
 		test(check_sees_one_moment),  test(check_stops),
 		test(changed_rows_are_found), test(each_lost_reference_is_found),
+		test(pieces_that_do_not_fit_are_found),
 		test(damaged_file_is_a_flaw), test(states_come_page_by_page_the_live_one_last),
 		test(logs_are_found_by_disk),
 	};
