@@ -203,6 +203,7 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 	[ST_FOUND_CHOSEN] = "SELECT digest,predecessor,time,segment,off_bytes,stored_bytes FROM found "
 			    "WHERE uuid=?1 AND sequence=?2 AND chosen=1",
 	[ST_FOUND_LAST] = "SELECT max(sequence) FROM found WHERE uuid=?1",
+	[ST_BASE_TABLE] = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name='base'",
 	[ST_BASE_PUT] = "INSERT INTO base(disk,until," BASE_COLUMNS ") VALUES(?1,0,?2,?3,?4,?5,?6,?7,?8,?9)",
 	/* of the generation ?2; for live content one that no piece has ended before or in */
 	[ST_BASE_LIST] = "SELECT " BASE_COLUMNS " FROM base WHERE disk=?1 AND since<=?2 AND (until=0 OR until>?2) "

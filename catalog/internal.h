@@ -96,6 +96,7 @@ enum statement {
 	ST_FOUND_CHOOSE,
 	ST_FOUND_CHOSEN,
 	ST_FOUND_LAST,
+	ST_BASE_TABLE,
 	ST_BASE_PUT,
 	ST_BASE_LIST,
 	ST_BASE_RANGE,
@@ -142,7 +143,7 @@ struct catalog {
 	int lock_fd;
 	uint64_t inode; /* of the database when it was opened: a rebuild puts another one in its place */
 	bool read_only;
-	bool has_base_table; /* not in one of format 1 that is only read: then nothing shows through anything */
+	bool has_base_table; /* known to be there; one of format 1 that is only read has none */
 	bool in_transaction;
 	bool in_snapshot;	  /* a read of several rows that belong to one moment */
 	bool snapshot_has_cache;  /* clean chunk pages were compared with this snapshot already */

@@ -103,6 +103,22 @@ expect_equal '{"disk":"web01","keep":7,"level":5,"limit_bytes_per_second":125000
 document set web01 --level default --limit unlimited --keep all
 expect_equal '{"disk":"web01","keep":null,"level":null,"limit_bytes_per_second":null}' "$(jq -c . stdout)"
 
+say "clone, create"
+document clone web01@latest copy
+check_object . "disk:text image:text size_bytes:int sector_bytes:int parent:text?"
+expect_equal "copy web01@3 web01@3" "$(json_get '"\(.disk) \(.image) \(.parent)"')"
+document disks
+check_object '.disks[0]' "$disk_keys"
+expect_equal "copy web01@3" "$(json_get '.disks[0] | "\(.name) \(.parent)"')"
+document images web01
+check_object '.images[]' "$image_keys"
+expect_equal "clone copy" "$(json_get '.images[] | select(.number == 3) | .in_use_by')"
+expect_exit 0 wherry remove copy
+document create copy 1M --sector-size 4K
+check_object . "disk:text size_bytes:int sector_bytes:int"
+expect_equal '{"disk":"copy","size_bytes":1048576,"sector_bytes":4096}' "$(jq -c . stdout)"
+expect_exit 0 wherry remove copy
+
 say "image, pin, unpin, retain"
 document image web01 --label "by hand"
 check_object . "disk:text image:int label:text? consistency:consistency fuzzy_because:text?"
