@@ -860,6 +860,58 @@ static int rebuild_disk(struct rebuilding *rebuilding, const uint8_t uuid[DISK_U
 	return result;
 }
 
+static int has_missing_image(struct rebuilding *rebuilding, int64_t disk, bool *ret_has)
+{
+	AUTO_FREE struct catalog_piece *pieces = NULL;
+	size_t count = 0;
+	int result = catalog_base_list(rebuilding->local->writer, disk, 0, &pieces, &count, rebuilding->failure);
+
+	*ret_has = false;
+	for (size_t i = 0; result == 0 && i < count; i++)
+		*ret_has |= pieces[i].image_generation == 0;
+	return result;
+}
+
+/*
+ * A clone of which there are just the entries that made it, and whose image is gone: most likely its transaction never committed (a clone that is there keeps its image from going). It
+ * has nothing of its own that could be lost with it.
+ */
+static int drop_if_never_made(struct rebuilding *rebuilding, const struct catalog_disk *disk)
+{
+	struct replay replay = { .rebuilding = rebuilding, .disk = *disk };
+	char what[CATALOG_NAME_BYTES + 16];
+	bool is_missing = false;
+	int result;
+
+	if (disk->log_sequence > 2 || disk->next_image > 1)
+		return 0;
+	result = has_missing_image(rebuilding, disk->id, &is_missing);
+	if (result < 0 || !is_missing)
+		return result;
+	replay.disk.state = CATALOG_GOING;
+	replay.disk.log_sequence++; /* none of its entries says that it is gone: none is to stay */
+	result = catalog_disk_update(rebuilding->local->writer, &replay.disk, rebuilding->failure);
+	if (result == 0)
+		result = sweep_gone_disk(&replay);
+	rebuilding->report->disks--;
+	(void)snprintf(what, sizeof(what), "disk %s", disk->name);
+	return result < 0 ? result : say(rebuilding, what, "a clone of an image that is gone, with nothing of its own; it was left out");
+}
+
+static int drop_never_made(struct rebuilding *rebuilding)
+{
+	AUTO_FREE struct catalog_disk *disks = NULL;
+	size_t count = 0;
+	int result = catalog_disk_list(rebuilding->local->writer, CATALOG_ALIVE, &disks, &count, rebuilding->failure);
+
+	for (size_t i = 0; i < count; i++) {
+		if (result == 0)
+			result = drop_if_never_made(rebuilding, &disks[i]);
+		catalog_disk_release(&disks[i]);
+	}
+	return result;
+}
+
 static int rebuild_disks(struct rebuilding *rebuilding)
 {
 	uint8_t uuid[DISK_UUID_BYTES] = { 0 };
@@ -953,6 +1005,8 @@ static int fill(struct rebuilding *rebuilding)
 		result = rebuild_disks(rebuilding);
 	if (result == 0)
 		result = catalog_base_resolve(catalog, tell_missing_image, rebuilding, rebuilding->failure);
+	if (result == 0)
+		result = drop_never_made(rebuilding);
 	if (result == 0)
 		result = catalog_lost_sweep(catalog, &rebuilding->report->lost_chunks, rebuilding->failure);
 	if (result < 0) {

@@ -143,6 +143,21 @@ contents
 expect_exit 0 wherry check --deep --json --progress=none
 expect_error "in use by clone test" wherry delete web01@1
 
+say "a rebuild finds a clone whose image is gone"
+# As when whoever made it was killed before the transaction, and the image is deleted then: its entries are in a segment, and it never was.
+cp -r "$WHERRY_STORE" whole
+expect_exit 0 wherry clone web01@2 never
+never=$(sqlite3 "$WHERRY_STORE/catalog.db" "SELECT id FROM disk WHERE name='never'")
+sqlite3 "$WHERRY_STORE/catalog.db" "DELETE FROM base WHERE disk=$never; DELETE FROM log WHERE disk=$never;
+	DELETE FROM disk WHERE id=$never"
+expect_exit 0 wherry delete web01@2
+expect_exit 3 wherry rebuild --progress=none
+grep -q "never.*left out" "$WORK/stdout" "$WORK/stderr"
+expect_equal "" "$(disk never .name)" "a clone that never was"
+expect_exit 0 wherry check --deep --json --progress=none
+rm -rf "$WHERRY_STORE"
+mv whole "$WHERRY_STORE"
+
 say "damage below a clone is the clone's, too"
 cp -r "$WHERRY_STORE" whole
 segment=$(find "$WHERRY_STORE/segments" -name '00000001.seg')
@@ -207,7 +222,14 @@ for ((kills = 0, i = 0; kills < KILLS; i++)); do
 		die "the clone was acknowledged, and is gone"
 	fi
 	random_number 3
-	((NUMBER > 0)) || expect_exit 0 wherry rebuild --progress=none
+	if ((NUMBER == 0)); then
+		expect_exit 0 wherry rebuild --progress=none
+		# one whose entries were durable when it was killed: asked for, not acknowledged, and whole
+		if [[ $(disk "victim$i" .name) == "victim$i" ]]; then
+			check_export "victim$i" kept3
+			expect_exit 0 wherry remove "victim$i"
+		fi
+	fi
 	expect_exit 0 wherry check --json --progress=none
 done
 contents
