@@ -470,16 +470,17 @@ static int replay_extents(struct replay *replay, const struct log_entry *entry)
 			    (unsigned long long)entry->sequence);
 	for (size_t i = 0; i < entry->run_count; i++) {
 		const struct log_run *run = &entry->runs[i];
+		uint64_t left = run->first_chunk < chunk_count ? chunk_count - run->first_chunk : 0;
 
-		if (run->first_chunk >= chunk_count || run->chunk_count > chunk_count - run->first_chunk)
+		/* shrinking a disk has written runs of nothing that reach beyond its end */
+		if (left == 0 || (run->chunk_count > left && run->kind != LOG_RUN_NOTHING))
 			return fail(rebuilding->failure, -EBADMSG, "disk %s: log entry %llu is beyond the disk's end",
 				    replay->disk.name, (unsigned long long)entry->sequence);
 		if (run->kind != LOG_RUN_CHUNKS) {
-			/* Zeros are no more than nothing without a base below, and there are none: so a few bytes of a log can't
-			 * ask for a row for each 256 chunks of a disk of 2^60 bytes. */
+			/* where there is no base below, zeros become nothing (local_apply_changes_locked), however many */
 			replay->changes[count++] = (struct catalog_change){ .first = run->first_chunk,
-									    .count = run->chunk_count,
-									    .kind = CATALOG_NOTHING };
+									    .count = run->chunk_count < left ? run->chunk_count : left,
+									    .kind = (uint8_t)run->kind };
 			continue;
 		}
 		for (uint64_t j = 0; j < run->chunk_count; j++) {

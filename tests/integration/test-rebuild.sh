@@ -27,6 +27,8 @@ same_as_before() {
 	check_export web01@3 kept3
 	check_export web01 kept5
 	check_export web02@1 kept2
+	check_export shrunk@1 kept3
+	check_export shrunk shrunk
 }
 
 say "a store with all that can happen"
@@ -50,6 +52,10 @@ sync_disk source web01 --no-image
 cp source kept5
 sync_disk kept2 web02
 expect_exit 0 wherry set web02 --keep 5 --limit 3M --level 7
+cp kept3 shrunk
+sync_disk shrunk shrunk
+truncate -s 2500000 shrunk
+expect_exit 0 wherry sync shrunk shrunk --allow-shrink --progress=none
 sync_disk kept3 gone
 expect_exit 0 wherry remove gone
 sync_disk kept4 gone
@@ -64,7 +70,7 @@ cp "$WHERRY_STORE/catalog.db" old
 rm "$WHERRY_STORE"/catalog.db*
 expect_error "missing; 'wherry rebuild'" wherry images
 rebuild 0
-expect_equal "4 1 0" "$(json_get '"\(.disks) \(.removed_disks) \(.lost_chunks)"')"
+expect_equal "5 1 0" "$(json_get '"\(.disks) \(.removed_disks) \(.lost_chunks)"')"
 same_as_before
 dd if=/dev/urandom of="$WHERRY_STORE/catalog.db" bs=64K count=3 conv=notrunc status=none
 rebuild 0
