@@ -51,7 +51,8 @@ bool base_read_piece(sqlite3_stmt *row, int first_column, struct catalog_piece *
 }
 
 /*
- * A catalog of format 1 has no such table. It may get one from another process while we have it open for reading, and clones after that: so that is asked again each time.
+ * A catalog of format 1 has no such table. It may get one from another process while we have it open for reading, and
+ * clones after that: so that is asked again each time.
  */
 static int find_table(struct catalog *catalog, bool *ret_has, struct failure *failure)
 {
@@ -72,7 +73,8 @@ static int find_table(struct catalog *catalog, bool *ret_has, struct failure *fa
 }
 
 /* The query, or NULL where there is no table: then it finds nothing. */
-static int prepare_query(struct catalog *catalog, enum statement which, sqlite3_stmt **ret_query, struct failure *failure)
+static int prepare_query(struct catalog *catalog, enum statement which, sqlite3_stmt **ret_query,
+			 struct failure *failure)
 {
 	bool has_table = false;
 	int result = find_table(catalog, &has_table, failure);

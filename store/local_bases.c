@@ -376,7 +376,8 @@ static struct catalog_piece piece_of_image(const struct cloning *cloning, uint64
 }
 
 /*
- * Has the image's disk anything of its own there, as of the image? What was written later has pages in the map too, so a few are looked into; after that many it is taken for
+ * Has the image's disk anything of its own there, as of the image? What was written later has pages in the map too,
+ * so a few are looked into; after that many it is taken for
  * written, which costs a level and no more.
  */
 static int is_written(const struct cloning *cloning, uint64_t off_bytes, uint64_t end_bytes, bool *ret_is_written)
@@ -389,14 +390,14 @@ static int is_written(const struct cloning *cloning, uint64_t off_bytes, uint64_
 	if (content == NULL)
 		return fail_errno(cloning->failure, -ENOMEM, "disk %s", cloning->disk.name);
 	for (unsigned looks = 0; looks < LOOKS_MOST; looks++, page++) {
-		int result = catalog_map_next(cloning->local->writer, cloning->source.id, cloning->image.generation, page, &page,
-					      cloning->failure);
+		int result = catalog_map_next(cloning->local->writer, cloning->source.id, cloning->image.generation,
+					      page, &page, cloning->failure);
 
 		*ret_is_written = false;
 		if (result < 0 || page == UINT64_MAX || page * CATALOG_PAGE_ENTRIES * chunk_bytes >= end_bytes)
 			return result;
-		result = catalog_map_read_at(cloning->local->writer, cloning->source.id, cloning->image.generation, page, content,
-					     cloning->failure);
+		result = catalog_map_read_at(cloning->local->writer, cloning->source.id, cloning->image.generation,
+					     page, content, cloning->failure);
 		if (result < 0)
 			return result;
 		*ret_is_written = true;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * catalog/base.c: pieces of images under a disk. Which are in force when, who uses an image, and what is read through them, against what is
+ * catalog/base.c: pieces of images under a disk. Which are in force when, who uses an image, and what is read through
+ * them, against what is
  * written out here by hand. What stores do with them is tested by store_contract.c, at random.
  */
 #include "unit_test.h"
@@ -34,7 +35,8 @@ static void commit(struct one *one)
 	assert_done(catalog_commit(one->catalog, &one->failure), &one->failure);
 }
 
-static void change(struct one *one, const struct catalog_disk *disk, uint64_t index, enum catalog_kind kind, uint64_t chunk)
+static void change(struct one *one, const struct catalog_disk *disk, uint64_t index, enum catalog_kind kind,
+		   uint64_t chunk)
 {
 	const struct catalog_change change = {.first = index, .count = 1, .kind = (uint8_t)kind, .chunk = chunk};
 	uint64_t changed = 0, newly = 0;
@@ -77,7 +79,8 @@ static int remove_one(void **state)
 	return 0;
 }
 
-static struct catalog_piece piece_of(const struct one *one, uint64_t off_bytes, uint64_t len_bytes, uint64_t image_off_bytes)
+static struct catalog_piece piece_of(const struct one *one, uint64_t off_bytes, uint64_t len_bytes,
+				     uint64_t image_off_bytes)
 {
 	struct catalog_piece piece = {.off_bytes = off_bytes,
 				      .len_bytes = len_bytes,
@@ -104,7 +107,8 @@ static void assert_pieces(struct one *one, uint32_t generation, const char *expe
 	char text[256] = "";
 	size_t count = 0;
 
-	assert_done(catalog_base_list(one->catalog, one->test.id, generation, &list, &count, &one->failure), &one->failure);
+	assert_done(catalog_base_list(one->catalog, one->test.id, generation, &list, &count, &one->failure),
+		    &one->failure);
 	for (size_t i = 0; i < count; i++)
 		(void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%llu+%llu<-%llu", i == 0 ? "" : " ",
 			       (unsigned long long)(list[i].off_bytes / CHUNK_BYTES),
@@ -117,8 +121,8 @@ static struct catalog_entry read_entry(struct one *one, uint32_t generation, uin
 {
 	static struct catalog_page page;
 
-	assert_done(catalog_content_read(one->catalog, one->test.id, generation, CHUNK_BYTES, index / CATALOG_PAGE_ENTRIES, &page,
-					 &one->failure),
+	assert_done(catalog_content_read(one->catalog, one->test.id, generation, CHUNK_BYTES,
+					 index / CATALOG_PAGE_ENTRIES, &page, &one->failure),
 		    &one->failure);
 	return page.entries[index % CATALOG_PAGE_ENTRIES];
 }
@@ -127,7 +131,8 @@ static uint64_t next_page(struct one *one, uint64_t from_page)
 {
 	uint64_t page = 0;
 
-	assert_done(catalog_content_next(one->catalog, one->test.id, 0, CHUNK_BYTES, from_page, &page, &one->failure), &one->failure);
+	assert_done(catalog_content_next(one->catalog, one->test.id, 0, CHUNK_BYTES, from_page, &page, &one->failure),
+		    &one->failure);
 	return page;
 }
 
@@ -146,7 +151,8 @@ static void image_shows_where_the_disk_has_nothing(void **state)
 	assert_int_equal(read_entry(one, 0, 2).chunk, one->chunks[9]);
 	assert_int_equal(read_entry(one, 0, 3).chunk, one->chunks[3]);
 	assert_int_equal(read_entry(one, 0, 10).kind, CATALOG_NOTHING);
-	assert_int_equal(read_entry(one, 0, 2 * CATALOG_PAGE_ENTRIES + 10).kind, CATALOG_NOTHING); /* behind the piece */
+	assert_int_equal(read_entry(one, 0, 2 * CATALOG_PAGE_ENTRIES + 10).kind,
+			 CATALOG_NOTHING); /* behind the piece */
 	assert_int_equal(next_page(one, 0), 0);
 	assert_int_equal(next_page(one, 1), UINT64_MAX);
 }
@@ -260,7 +266,8 @@ static void assert_unreadable(struct one *one, const char *why)
 static void what_cannot_be_followed_is_an_error(void **state)
 {
 	struct one *one = *state;
-	const struct catalog_piece piece = piece_of(one, 0, 100 * CHUNK_BYTES, 0), odd = piece_of(one, 512, 100 * CHUNK_BYTES, 0);
+	const struct catalog_piece piece = piece_of(one, 0, 100 * CHUNK_BYTES, 0),
+				   odd = piece_of(one, 512, 100 * CHUNK_BYTES, 0);
 
 	set(one, &piece, 1);
 	catalog_fixture_execute(one->catalog, "UPDATE base SET image_generation=0, image_disk=0");
@@ -288,7 +295,8 @@ static int count_missing(void *opaque, const char *disk, const struct catalog_pi
 static void pieces_find_their_images_after_a_rebuild(void **state)
 {
 	struct one *one = *state;
-	struct catalog_piece pieces[] = {piece_of(one, 0, 4 * CHUNK_BYTES, 0), piece_of(one, 4 * CHUNK_BYTES, CHUNK_BYTES, 0)};
+	struct catalog_piece pieces[] = {piece_of(one, 0, 4 * CHUNK_BYTES, 0),
+					 piece_of(one, 4 * CHUNK_BYTES, CHUNK_BYTES, 0)};
 	unsigned missing = 0;
 
 	for (unsigned i = 0; i < 2; i++) {
