@@ -6,9 +6,7 @@
  * is kept, the one not used for longest goes first. It does everything in the calling thread; whoever wants to read a
  * whole image fast reads chunks instead (export.c, verify.c).
  *
- * The first damage that was met is remembered. To who looks for a partition table a damaged chunk is a bad
- * sector, and a disk with bad sectors where its table should be is one without a table; the message must be about the
- * damage all the same.
+ * The first damage that was met is remembered, for source_partition.h.
  */
 #include "syncer/source_view.h"
 
@@ -20,8 +18,8 @@
 
 #include "common/cleanup.h"
 #include "syncer/map_cursor.h"
-#include "syncer/plan.h"
 #include "syncer/source_internal.h"
+#include "syncer/source_partition.h"
 
 enum {
 	CACHE_SLOTS = 16,
@@ -293,56 +291,10 @@ static void cleanup_source(struct source **source)
 	source_close(*source);
 }
 
-static void cleanup_plan(struct plan **plan)
-{
-	plan_free(*plan);
-}
-
-/* "1 (vfat), 2 (ext4), 3"; cut where it gets too long for a message. */
-static void list_partitions(const struct plan *plan, char *text, size_t text_bytes)
-{
-	unsigned count;
-	const struct plan_partition *partitions = plan_partitions(plan, &count);
-	size_t used_bytes = 0;
-
-	text[0] = '\0';
-	for (unsigned i = 0; i < count; i++) {
-		bool is_typed = partitions[i].type[0] != '\0';
-		int len;
-
-		if (partitions[i].number == 0)
-			continue;
-		len = snprintf(text + used_bytes, text_bytes - used_bytes, "%s%u%s%s%s", used_bytes > 0 ? ", " : "",
-			       partitions[i].number, is_typed ? " (" : "", partitions[i].type, is_typed ? ")" : "");
-		if (len < 0 || (size_t)len >= text_bytes - used_bytes) {
-			text[used_bytes] = '\0';
-			return;
-		}
-		used_bytes += (size_t)len;
-	}
-}
-
-static int fail_no_partition(const char *name, const struct plan *plan, uint32_t number, struct failure *failure)
-{
-	char list[512];
-
-	list_partitions(plan, list, sizeof(list));
-	if (list[0] == '\0')
-		return fail(failure, -ENOENT,
-			    "%s: has no partition %u, nor any other; leave out /%u for the whole disk", name, number,
-			    number);
-	return fail(failure, -ENOENT, "%s: has no partition %u; there is %s", name, number, list);
-}
-
 int source_view_find_partition(struct store_view *view, uint32_t number, uint64_t *ret_off_bytes,
 			       uint64_t *ret_len_bytes, struct failure *failure)
 {
-	/* types and table, and no word about what would be read: nothing is going to be left out */
-	const struct plan_options options = {.read_all = true};
 	AUTO(cleanup_source) struct source *source = NULL;
-	AUTO(cleanup_plan) struct plan *plan = NULL;
-	const struct plan_partition *partitions;
-	unsigned count;
 	int error;
 
 	if (number == 0) {
@@ -351,19 +303,7 @@ int source_view_find_partition(struct store_view *view, uint32_t number, uint64_
 		return 0;
 	}
 	error = source_view_open(view, &source, failure);
-	if (error == 0)
-		error = plan_make(source, &options, &plan, failure);
 	if (error < 0)
 		return error;
-	partitions = plan_partitions(plan, &count);
-	for (unsigned i = 0; i < count; i++) {
-		if (partitions[i].number != number)
-			continue;
-		*ret_off_bytes = partitions[i].off_bytes;
-		*ret_len_bytes = partitions[i].len_bytes;
-		return 0;
-	}
-	if (view_of(source)->damage.code != 0)
-		return fail_from(failure, &view_of(source)->damage);
-	return fail_no_partition(store_view_name(view), plan, number, failure);
+	return source_partition_find(source, number, &view_of(source)->damage, ret_off_bytes, ret_len_bytes, failure);
 }

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A disk of the engine (store/disk.h) as a source, so that front ends, who have it open already, find its partitions by
+ * the rules that rounds and exports go by.
+ */
+#ifndef WHERRY_SYNCER_SOURCE_DISK_H
+#define WHERRY_SYNCER_SOURCE_DISK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/failure.h"
+#include "store/disk.h"
+
+/*
+ * The range that a reference names: partition `number`, or the whole disk for 0. -ENOENT says which partitions there
+ * are. -EBADMSG: the partition table can't be read because the store is damaged there.
+ */
+int source_disk_find_partition(struct disk *disk, uint32_t number, uint64_t *ret_off_bytes, uint64_t *ret_len_bytes,
+			       struct failure *failure);
+
+struct disk_partition {
+	uint32_t number; /* from 1 */
+	uint64_t off_bytes, len_bytes;
+	char type[32]; /* "ext4", "" if unknown */
+};
+/* In the table's order; none where there is no table that is understood. Caller frees with free(). */
+int source_disk_list_partitions(struct disk *disk, struct disk_partition **ret_list, size_t *ret_count,
+				struct failure *failure);
+
+#endif
