@@ -55,6 +55,16 @@ enum option_id {
 	OPTION_REPAIR,
 	OPTION_SALVAGE,
 	OPTION_SECTOR_SIZE,
+	OPTION_SOCKET,
+	OPTION_ADDRESS,
+	OPTION_PORT,
+	OPTION_INSECURE,
+	OPTION_TLS_CERTIFICATES,
+	OPTION_TLS_PSK,
+	OPTION_SCRATCH,
+	OPTION_READ_ONLY,
+	OPTION_CACHE,
+	OPTION_RW,
 	OPTION_COUNT,
 };
 
@@ -97,6 +107,17 @@ struct options {
 	bool repair;
 	bool salvage;
 	uint32_t sector_bytes; /* 0: not given */
+	const char *socket;
+	const char *address;
+	bool has_port;
+	uint16_t port; /* 0: any that is free */
+	bool insecure;
+	const char *tls_certificates;
+	const char *tls_psk;
+	bool scratch;
+	bool read_only;
+	uint64_t cache_bytes; /* 0: the default */
+	bool write_mirror;
 };
 
 /* ---- verbs ---- */
@@ -109,6 +130,8 @@ enum argument_kind {
 	ARGUMENT_REFERENCE, /* any reference */
 	ARGUMENT_TARGET,    /* file, device, or "-" */
 	ARGUMENT_SIZE,
+	ARGUMENT_DEVICE,     /* /dev/nbdN */
+	ARGUMENT_ATTACHED,   /* the same, or what is attached */
 	ARGUMENT_VERB,
 };
 
@@ -166,6 +189,9 @@ extern const struct verb verb_pin;
 extern const struct verb verb_unpin;
 extern const struct verb verb_retain;
 extern const struct verb verb_export;
+extern const struct verb verb_serve_nbd;
+extern const struct verb verb_attach;
+extern const struct verb verb_detach;
 extern const struct verb verb_verify;
 extern const struct verb verb_check;
 extern const struct verb verb_df;

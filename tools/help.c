@@ -194,6 +194,7 @@ static void print_arguments_list(const struct verb *verb)
 		[ARGUMENT_SOURCE] = "source",	    [ARGUMENT_DISK] = "disk",	  [ARGUMENT_IMAGE] = "image",
 		[ARGUMENT_REFERENCE] = "reference", [ARGUMENT_TARGET] = "target", [ARGUMENT_VERB] = "verb",
 		[ARGUMENT_NEW_DISK] = "name",	    [ARGUMENT_SIZE] = "size",
+		[ARGUMENT_DEVICE] = "device",	    [ARGUMENT_ATTACHED] = "attached",
 	};
 
 	for (unsigned int i = 0; i < verb->argument_count; i++)

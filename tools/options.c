@@ -25,6 +25,7 @@
 
 #include "common/cleanup.h"
 #include "common/units.h"
+#include "store/disk.h"
 #include "store/record.h"
 #include "tools/text.h"
 
@@ -72,6 +73,23 @@ const struct option_kind option_kinds[OPTION_COUNT] = {
 			    "export all that can be read: what can't becomes zeros, and is listed, one range a line"},
 	[OPTION_SECTOR_SIZE] = {"sector-size", 0, "SIZE", "512 1K 2K 4K",
 				"bytes of a sector of the new disk, a power of two from 512 to 64K (512)"},
+	[OPTION_SOCKET] = {"socket", 0, "PATH", "target", "the unix socket to listen on, instead of one in /run/wherry"},
+	[OPTION_ADDRESS] = {"address", 0, "ADDRESS", "127.0.0.1 ::1 0.0.0.0",
+			    "listen on TCP, at this address; without --port at port 10809"},
+	[OPTION_PORT] = {"port", 0, "N", "10809",
+			 "listen on TCP, at this port, 0 for any that is free; without --address on this host's loopback"},
+	[OPTION_INSECURE] = {"insecure", 0, NULL, NULL,
+			     "allow an address that other hosts reach without TLS: whoever gets there reads and writes"},
+	[OPTION_TLS_CERTIFICATES] = {"tls-certificates", 0, "DIR", "directory",
+				     "require TLS, with the certificates of this directory, as nbdkit-tls(1) has them"},
+	[OPTION_TLS_PSK] = {"tls-psk", 0, "FILE", "target",
+			    "require TLS, with the pre-shared keys of this file, as psktool(1) makes it"},
+	[OPTION_SCRATCH] = {"scratch", 0, NULL, NULL,
+			    "images can be written to; what is written vanishes with the last client"},
+	[OPTION_READ_ONLY] = {"read-only", 0, NULL, NULL, "nothing can be written to"},
+	[OPTION_CACHE] = {"cache", 0, "SIZE", "64M 128M 256M 512M 1G", "memory for decompressed content (128M)"},
+	[OPTION_RW] = {"rw", 0, "mirror", "mirror",
+		       "mirror: a disk that rounds write to can be written to by others, too; the next round compares all of it"},
 };
 
 enum { LONG_OPTION_BASE = 256 }; /* getopt_long()'s value of option id N is this + N: no letter's code */
@@ -240,6 +258,7 @@ static const char *verb_of_other_programs(const char *word)
 		{"forget", "retain"}, {"restore", "export"}, {"compare", "verify"}, {"diff", "verify"},
 		{"keep", "retain"},   {"history", "rounds"},
 		{"clean", "gc"},      {"cleanup", "gc"},     {"compact", "gc"},     {"vacuum", "gc"},
+		{"serve", "serve-nbd"}, {"nbd", "serve-nbd"}, {"connect", "attach"}, {"disconnect", "detach"},
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
@@ -390,6 +409,47 @@ static int read_label(const struct verb *verb, const char *text, struct options 
 	return 0;
 }
 
+static int read_port(const struct verb *verb, const char *text, struct options *options, struct failure *failure)
+{
+	uint32_t port;
+
+	if (!parse_count(text, 0, UINT16_MAX, &port))
+		return fail_usage(failure, verb, "--port: '%s' is not a number from 0 to %d", text, UINT16_MAX);
+	options->has_port = true;
+	options->port = (uint16_t)port;
+	return 0;
+}
+
+static int read_cache(const struct verb *verb, const char *text, struct options *options, struct failure *failure)
+{
+	if (units_parse_size(text, &options->cache_bytes) == 0 && options->cache_bytes >= CHUNK_CACHE_LEAST_BYTES)
+		return 0;
+	return fail_usage(failure, verb, "--cache: '%s' is not a size of %d MiB or more, such as 256M", text,
+			  CHUNK_CACHE_LEAST_BYTES >> 20);
+}
+
+/* Where an option's text goes as it is. */
+static const char **text_option(struct options *options, enum option_id id)
+{
+	switch (id) {
+	case OPTION_STORE:
+		return &options->store;
+	case OPTION_SOURCE:
+		return &options->source;
+	case OPTION_SOCKET:
+		return &options->socket;
+	case OPTION_ADDRESS:
+		return &options->address;
+	case OPTION_TLS_CERTIFICATES:
+		return &options->tls_certificates;
+	case OPTION_TLS_PSK:
+		return &options->tls_psk;
+	default:
+		assert(id == OPTION_DIRTY_BITMAP);
+		return &options->dirty_bitmap;
+	}
+}
+
 static int read_value(const struct verb *verb, enum option_id id, const char *text, struct options *options,
 		      struct failure *failure)
 {
@@ -425,13 +485,17 @@ static int read_value(const struct verb *verb, enum option_id id, const char *te
 		else
 			options->on_read_error = word == 0 ? READ_ERROR_FAIL : READ_ERROR_ZERO;
 		return 0;
+	case OPTION_PORT:
+		return read_port(verb, text, options, failure);
+	case OPTION_CACHE:
+		return read_cache(verb, text, options, failure);
+	case OPTION_RW:
+		options->write_mirror = strcmp(text, "mirror") == 0;
+		return options->write_mirror ? 0 : fail_usage(failure, verb, "--rw: '%s' is not mirror", text);
 	default:
-		assert(id == OPTION_STORE || id == OPTION_SOURCE || id == OPTION_DIRTY_BITMAP);
 		if (*text == '\0')
 			return fail_usage(failure, verb, "--%s: empty", option_kinds[id].name);
-		*(id == OPTION_STORE	? &options->store
-		  : id == OPTION_SOURCE ? &options->source
-					: &options->dirty_bitmap) = text;
+		*text_option(options, id) = text;
 		return 0;
 	}
 }
@@ -456,6 +520,9 @@ static int read_options(const struct raw_line *raw, const struct verb *verb, str
 		.salvage = raw->values[OPTION_SALVAGE] != NULL,
 		.verify = raw->values[OPTION_VERIFY] != NULL,
 		.allow_shrink = raw->values[OPTION_ALLOW_SHRINK] != NULL,
+		.insecure = raw->values[OPTION_INSECURE] != NULL,
+		.scratch = raw->values[OPTION_SCRATCH] != NULL,
+		.read_only = raw->values[OPTION_READ_ONLY] != NULL,
 	};
 	for (int id = 0; id < OPTION_COUNT && result == 0; id++)
 		if (raw->values[id] != NULL && option_kinds[id].argument != NULL)
@@ -464,6 +531,15 @@ static int read_options(const struct raw_line *raw, const struct verb *verb, str
 }
 
 /* ---- arguments ---- */
+
+static int check_device(const struct verb *verb, const char *text, struct failure *failure)
+{
+	uint32_t number;
+
+	if (strncmp(text, "/dev/nbd", 8) == 0 && parse_count(text + 8, 0, UINT16_MAX, &number))
+		return 0;
+	return fail_usage(failure, verb, "%s: not a device of the kernel's NBD client, such as /dev/nbd0", text);
+}
 
 static int check_argument(const struct verb *verb, const struct verb_argument *argument, const char *text,
 			  struct failure *failure)
@@ -503,6 +579,10 @@ static int check_argument(const struct verb *verb, const struct verb_argument *a
 			return fail_usage(failure, verb, "%s: '%s' is not a size such as 512M or 10G", argument->name, text);
 		return 0;
 	}
+	case ARGUMENT_DEVICE:
+		return check_device(verb, text, failure);
+	case ARGUMENT_ATTACHED:
+		return *text == '/' ? check_device(verb, text, failure) : store_parse_reference(text, &reference, failure);
 	case ARGUMENT_VERB:
 		return verb_find(text) != NULL ? 0 : fail_unknown_verb(failure, text);
 	}

@@ -8,8 +8,9 @@
 #include <string.h>
 
 const struct verb *const verbs[] = {
-	&verb_init,   &verb_sync,   &verb_set, &verb_disks, &verb_images, &verb_rounds, &verb_image, &verb_create,
-	&verb_clone,  &verb_delete, &verb_remove, &verb_retain, &verb_pin, &verb_unpin, &verb_export, &verb_verify, &verb_check,  &verb_df,
+	&verb_init,   &verb_sync,   &verb_set,	  &verb_disks,	   &verb_images, &verb_rounds, &verb_image,  &verb_create, &verb_clone,
+	&verb_delete, &verb_remove, &verb_retain, &verb_pin,	   &verb_unpin,	 &verb_export, &verb_serve_nbd, &verb_attach, &verb_detach,
+	&verb_verify, &verb_check,  &verb_df,
 	&verb_gc,     &verb_rebuild, &verb_help, NULL,
 };
 

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nbdkit with our plugin, as serve-nbd and attach start it.
+ *
+ * The socket is made here and handed over (as systemd does it): it takes connections before nbdkit is ready for them,
+ * and whether an old socket may be taken away is decided here: it may if nobody answers on it.
+ */
+#ifndef WHERRY_TOOLS_NBD_SERVER_H
+#define WHERRY_TOOLS_NBD_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/failure.h"
+#include "tools/command.h"
+
+struct nbd_server {
+	const char *reference;	       /* what is served; NULL: everything */
+	const struct options *options; /* store, scratch, cache, rw, read_only, TLS */
+	bool ends_with_last_client;
+	const char *log_path; /* its standard error; NULL: ours */
+};
+
+/* The folder for sockets: /run/wherry, or the like for who isn't root. It is made. Caller frees. */
+int nbd_runtime_folder(char **ret_path, struct failure *failure);
+
+/* Listen. -EADDRINUSE: somebody answers there. -ENAMETOOLONG. */
+int nbd_listen_unix(const char *path, int *ret_fd, struct failure *failure);
+int nbd_listen_tcp(const char *address, uint16_t port, int *ret_fd, uint16_t *ret_port, struct failure *failure);
+
+/* True for 127.0.0.0/8, ::1 and "localhost". */
+bool nbd_address_is_loopback(const char *address);
+
+/* Looks whether nbdkit and the plugin are there: -ENOENT says what to install. */
+int nbd_server_check(struct failure *failure);
+
+/*
+ * Starts it on a socket that listens, in a session of its own if it has a log. It ends when we do, unless it ends with
+ * its last client. What was wrong with its arguments it says itself, on standard error.
+ */
+int nbd_server_start(const struct nbd_server *server, int socket_fd, pid_t *ret_pid, struct failure *failure);
+
+#endif

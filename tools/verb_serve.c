@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * wherry serve-nbd: nbdkit with our plugin, until a signal ends it.
+ */
+#include "tools/command.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "tools/nbd_server.h"
+#include "tools/output.h"
+
+enum { DEFAULT_PORT = 10809 };
+
+/* Where it listens. */
+struct place {
+	int fd;
+	char *socket_path; /* NULL: TCP */
+	char *uri;
+};
+
+static void leave_place(struct place *place)
+{
+	if (place->fd >= 0)
+		(void)close(place->fd);
+	free(place->socket_path);
+	free(place->uri);
+}
+
+static enum exit_status check_options(const struct command_line *line)
+{
+	const struct options *options = &line->options;
+	bool is_tcp = options->address != NULL || options->has_port;
+	bool has_tls = options->tls_certificates != NULL || options->tls_psk != NULL;
+
+	if (is_tcp && options->socket != NULL)
+		return report_usage(line->verb, "--socket: a unix socket, and --address and --port mean TCP");
+	if (options->tls_certificates != NULL && options->tls_psk != NULL)
+		return report_usage(line->verb, "--tls-psk: not together with --tls-certificates");
+	if (options->scratch && options->read_only)
+		return report_usage(line->verb, "--scratch: not together with --read-only");
+	if (options->write_mirror && options->read_only)
+		return report_usage(line->verb, "--rw: not together with --read-only");
+	if (options->address != NULL && !nbd_address_is_loopback(options->address) && !has_tls && !options->insecure)
+		return report_usage(line->verb,
+				    "--address %s: other hosts reach it, and there is no TLS: give --tls-certificates "
+				    "or --tls-psk, or --insecure if the network is to be trusted",
+				    options->address);
+	return STATUS_DONE;
+}
+
+/* The reference is fine, and the store is one, before anybody can connect. */
+static int check_reference(const struct command_line *line, struct failure *failure)
+{
+	AUTO(cleanup_store) struct store *store = NULL;
+	struct store_reference reference;
+	struct store_disk *disks;
+	uint32_t number;
+	size_t count;
+	int error = command_line_open_store(line, true, &store, failure);
+
+	if (error < 0 || line->argument_count == 0)
+		return error;
+	command_line_reference(line, 0, &reference);
+	if (reference.which != STORE_LIVE)
+		return store_resolve_image(store, &reference, &number, failure);
+	if (line->options.scratch)
+		return fail(failure, -EINVAL, "%s: live content, and --scratch is for images; try %s@latest",
+			    line->arguments[0], reference.disk);
+	error = store_list_disks(store, reference.disk, &disks, &count, failure);
+	if (error == 0)
+		store_disks_free(disks, count);
+	return error;
+}
+
+/* A reference in a file's name: web01@3/2 as web01@3-2. */
+static char *default_socket(const struct command_line *line, struct failure *failure)
+{
+	AUTO_FREE char *folder = NULL;
+	char *path = NULL;
+
+	if (nbd_runtime_folder(&folder, failure) < 0)
+		return NULL;
+	if (asprintf(&path, "%s/%s.sock", folder, line->argument_count > 0 ? line->arguments[0] : "nbd") < 0) {
+		(void)fail(failure, -ENOMEM, "out of memory");
+		return NULL;
+	}
+	for (char *at = path + strlen(folder) + 1; *at != '\0'; at++)
+		if (*at == '/')
+			*at = '-';
+	return path;
+}
+
+static int listen_unix(const struct command_line *line, struct place *place, struct failure *failure)
+{
+	const char *name = line->argument_count > 0 ? line->arguments[0] : "";
+	const char *scheme = line->options.tls_certificates != NULL || line->options.tls_psk != NULL ? "nbds" : "nbd";
+	int error;
+
+	place->socket_path =
+		line->options.socket != NULL ? realpath(line->options.socket, NULL) : default_socket(line, failure);
+	if (place->socket_path == NULL && line->options.socket != NULL)
+		place->socket_path = strdup(line->options.socket); /* as a rule it isn't there yet */
+	if (place->socket_path == NULL)
+		return failure->code < 0 ? failure->code : fail(failure, -ENOMEM, "out of memory");
+	error = nbd_listen_unix(place->socket_path, &place->fd, failure);
+	if (error < 0)
+		return error;
+	if (asprintf(&place->uri, "%s+unix:///%s?socket=%s", scheme, name, place->socket_path) < 0) {
+		place->uri = NULL;
+		return fail(failure, -ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+static int listen_tcp(const struct command_line *line, struct place *place, struct failure *failure)
+{
+	const struct options *options = &line->options;
+	const char *address = options->address != NULL ? options->address : "127.0.0.1";
+	const char *scheme = options->tls_certificates != NULL || options->tls_psk != NULL ? "nbds" : "nbd";
+	bool is_v6 = strchr(address, ':') != NULL;
+	uint16_t port;
+	int error =
+		nbd_listen_tcp(address, options->has_port ? options->port : DEFAULT_PORT, &place->fd, &port, failure);
+
+	if (error < 0)
+		return error;
+	if (asprintf(&place->uri, "%s://%s%s%s:%u/%s", scheme, is_v6 ? "[" : "", address, is_v6 ? "]" : "", port,
+		     line->argument_count > 0 ? line->arguments[0] : "") < 0) {
+		place->uri = NULL;
+		return fail(failure, -ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+static void say_where(const struct command_line *line, const struct place *place)
+{
+	if (line->options.json) {
+		json_t *document = json_object();
+
+		json_put(document, "uri", json_text(place->uri));
+		json_put(document, "socket", json_text(place->socket_path));
+		json_print(document);
+	} else {
+		output_safe(stdout, place->uri);
+		(void)putchar('\n');
+	}
+	(void)fflush(stdout); /* whoever waits for the line goes on; what can't be printed is found out at the end */
+}
+
+/* Until it has ended; a signal that is meant for us goes on to it. */
+static enum exit_status wait_for_server(pid_t pid, const sigset_t *signals)
+{
+	bool is_asked = false;
+	int status;
+
+	while (waitpid(pid, &status, WNOHANG) == 0) {
+		int signal_number = sigwaitinfo(signals, NULL);
+
+		if (signal_number < 0 || signal_number == SIGCHLD)
+			continue;
+		/* The second time it is not asked any more. */
+		(void)kill(pid, is_asked ? SIGKILL : SIGTERM);
+		is_asked = true;
+	}
+	if (is_asked || (WIFEXITED(status) && WEXITSTATUS(status) == 0))
+		return STATUS_DONE;
+	if (WIFSIGNALED(status))
+		report_line("wherry: nbdkit: ended by signal %d", WTERMSIG(status));
+	return STATUS_FAILED;
+}
+
+static enum exit_status run_serve_nbd(const struct command_line *line)
+{
+	AUTO(leave_place) struct place place = {.fd = -1};
+	const struct nbd_server server = {.reference = line->argument_count > 0 ? line->arguments[0] : NULL,
+					  .options = &line->options};
+	struct failure failure = {.code = 0};
+	enum exit_status status = check_options(line);
+	sigset_t signals;
+	pid_t pid;
+	int error;
+
+	if (status != STATUS_DONE)
+		return status;
+	if (check_reference(line, &failure) < 0 || nbd_server_check(&failure) < 0)
+		return report_failure(&failure);
+	if (line->options.address != NULL || line->options.has_port)
+		error = listen_tcp(line, &place, &failure);
+	else
+		error = listen_unix(line, &place, &failure);
+	if (error < 0)
+		return report_failure(&failure);
+	(void)sigemptyset(&signals);
+	(void)sigaddset(&signals, SIGINT);
+	(void)sigaddset(&signals, SIGTERM);
+	(void)sigaddset(&signals, SIGHUP);
+	(void)sigaddset(&signals, SIGCHLD);
+	(void)sigprocmask(SIG_BLOCK, &signals, NULL);
+	if (nbd_server_start(&server, place.fd, &pid, &failure) < 0) {
+		status = report_failure(&failure);
+	} else {
+		(void)close(take_fd(&place.fd)); /* when nbdkit has gone nobody shall wait for an answer */
+		say_where(line, &place);
+		status = wait_for_server(pid, &signals);
+	}
+	if (place.socket_path != NULL)
+		(void)unlink(place.socket_path); /* one that stays is taken away by the next */
+	return status;
+}
+
+const struct verb verb_serve_nbd = {
+	.name = "serve-nbd",
+	.summary = "offer disks and images over NBD",
+	.description =
+		"Runs nbdkit with wherry's plugin, in the foreground, and prints the URI. With REF just that is "
+		"offered, without "
+		"it everything: by export names web01 (live, for writing), web01@3 and web01@latest (images, "
+		"read-only), "
+		"web01@3/2 (partition 2); 'nbdinfo --list URI' lists them.\n\n"
+		"Listens on a unix socket that only the same user can use, or with --address or --port on TCP. A live "
+		"disk is "
+		"taken while a client is connected to it: rounds, and others, wait or are refused so long. Several "
+		"clients may "
+		"connect to the same.\n\n"
+		"With --scratch each export name of an image has a disk of its own for writing, and web01@3:NAME one "
+		"more for "
+		"each NAME; what is written is in temporary files in $TMPDIR or /var/tmp, the image stays as it is.\n\n"
+		"A first SIGINT or SIGTERM ends it when the requests under way are done; what clients flushed is "
+		"durable in any "
+		"case.",
+	.argument_count = 1,
+	.arguments = {{.name = "REF", .kind = ARGUMENT_REFERENCE, .optional = true}},
+	.option_count = 10,
+	.options = {{.id = OPTION_SOCKET},
+		    {.id = OPTION_ADDRESS},
+		    {.id = OPTION_PORT},
+		    {.id = OPTION_TLS_CERTIFICATES},
+		    {.id = OPTION_TLS_PSK},
+		    {.id = OPTION_INSECURE},
+		    {.id = OPTION_SCRATCH},
+		    {.id = OPTION_READ_ONLY},
+		    {.id = OPTION_CACHE},
+		    {.id = OPTION_RW}},
+	.example_count = 4,
+	.examples = {{"wherry serve-nbd", "everything in the store, on a unix socket"},
+		     {"wherry serve-nbd web01@latest --scratch", "the newest image, to boot it for a test"},
+		     {"wherry serve-nbd --address 0.0.0.0 --tls-psk keys.psk", "to other hosts"},
+		     {"wherry serve-nbd web01 --port 0 --json", "on loopback, at any free port"}},
+	.run = run_serve_nbd,
+};
