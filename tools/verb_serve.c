@@ -157,15 +157,19 @@ static void say_where(const struct command_line *line, const struct place *place
 /* Until it has ended; a signal that is meant for us goes on to it. */
 static enum exit_status wait_for_server(pid_t pid, const sigset_t *signals)
 {
-	bool is_asked = false;
+	static const struct timespec patience = {.tv_sec = 1};
+	bool is_asked = false, is_told = false;
 	int status;
 
 	while (waitpid(pid, &status, WNOHANG) == 0) {
-		int signal_number = sigwaitinfo(signals, NULL);
+		int signal_number = sigtimedwait(signals, NULL, &patience);
 
+		if (signal_number < 0 && is_asked && !is_told) {
+			report_line("wherry: waiting for clients to leave; another signal ends it at once");
+			is_told = true;
+		}
 		if (signal_number < 0 || signal_number == SIGCHLD)
 			continue;
-		/* The second time it is not asked any more. */
 		(void)kill(pid, is_asked ? SIGKILL : SIGTERM);
 		is_asked = true;
 	}
