@@ -16,6 +16,8 @@
 #ifndef WHERRY_NBDPLUGIN_EXPORTS_H
 #define WHERRY_NBDPLUGIN_EXPORTS_H
 
+#include <stdatomic.h>
+
 #include "store/disk.h"
 #include "store/scratch.h"
 
@@ -35,7 +37,7 @@ struct exports;
 int exports_start(const struct exports_options *options, struct exports **ret_exports, struct failure *failure);
 void exports_stop(struct exports *exports); /* all closed before; NULL is fine */
 
-/* What a connection has. Read-only for everybody but exports.c. */
+/* What a connection has. Read-only for everybody but exports.c, where nothing else is said. */
 struct open_export {
 	struct shared_disk *shared;
 	struct disk *disk;	 /* borrowed from shared, as is: */
@@ -43,7 +45,8 @@ struct open_export {
 	uint64_t off_bytes;	 /* of the disk or overlay */
 	uint64_t len_bytes;
 	bool is_writable;
-	char *description; /* owned */
+	char *description;    /* owned */
+	atomic_bool was_read; /* plugin.c's */
 };
 
 /*

@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,8 @@ static const struct notices notices = {.say = say};
 static struct exports_options options = {.cache_bytes = CHUNK_CACHE_DEFAULT_BYTES, .notices = &notices};
 static char *configured_store; /* owned */
 static char *configured_only;  /* owned */
+static bool exits_with_last_client;
+static atomic_uint connections;
 static struct exports *exports;
 
 /* ---- errors ---- */
@@ -131,6 +134,13 @@ static int plugin_config(const char *key, const char *value)
 				value);
 		return options.write_mirror ? 0 : -1;
 	}
+	if (strcmp(key, "exit") == 0) {
+		exits_with_last_client = strcmp(value, "last") == 0;
+		if (!exits_with_last_client)
+			nbdkit_error("exit=%s: there is exit=last only, which ends the server with its last client",
+				     value);
+		return exits_with_last_client ? 0 : -1;
+	}
 	nbdkit_error("%s=: no such parameter; 'nbdkit wherry --help' lists them", key);
 	return -1;
 }
@@ -153,6 +163,7 @@ static int plugin_config_complete(void)
 	"store=PATH      the store; without it $WHERRY_STORE, else " DEFAULT_STORE "\n" \
 	"scratch=1       images can be written to, until their last client leaves\n"    \
 	"cache=SIZE      memory for decompressed content (128M)\n"                      \
+	"exit=last       ends with the last client\n"                                   \
 	"rw=mirror       disks that rounds write to can be written to by others, too"
 
 static int plugin_get_ready(void)
@@ -223,14 +234,23 @@ static void *plugin_open(int readonly)
 
 	if (report(exports_open(exports, nbdkit_export_name(), readonly != 0, &export, &failure), &failure) < 0)
 		return NULL;
+	atomic_fetch_add(&connections, 1);
 	return export;
 }
 
+/*
+ * exit=last: a client that asks about an export before it takes it (NBD_OPT_INFO) has it opened and closed twice, and
+ * the first time is no end. So only one counts that has read something, as the kernel does at once. (This is what
+ * nbdkit's filter exitlast does not tell apart.)
+ */
 static void plugin_close(void *handle)
 {
 	struct failure failure = {.code = 0};
+	bool was_used = ((struct open_export *)handle)->was_read;
 
 	(void)report(exports_close(exports, handle, &failure), &failure); /* nobody is left to be told but the log */
+	if (atomic_fetch_sub(&connections, 1) == 1 && was_used && exits_with_last_client)
+		nbdkit_shutdown();
 }
 
 static const char *plugin_export_description(void *handle)
@@ -299,6 +319,8 @@ static int plugin_pread(void *handle, void *buffer, uint32_t count, uint64_t off
 	struct failure failure = {.code = 0};
 
 	(void)flags;
+	if (exits_with_last_client)
+		atomic_store_explicit(&export->was_read, true, memory_order_relaxed);
 	offset += export->off_bytes;
 	return report(export->scratch != NULL ? scratch_read(export->scratch, buffer, count, offset, &failure)
 					      : disk_read(export->disk, buffer, count, offset, &failure),

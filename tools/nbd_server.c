@@ -262,8 +262,6 @@ static void make_arguments(struct arguments *arguments, const struct nbd_server 
 
 	add_word(arguments, "nbdkit");
 	add_word(arguments, "--foreground");
-	if (server->ends_with_last_client)
-		add_word(arguments, "--filter=exitlast");
 	if (options->read_only)
 		add_word(arguments, "--readonly");
 	if (options->tls_certificates != NULL || options->tls_psk != NULL)
@@ -278,6 +276,8 @@ static void make_arguments(struct arguments *arguments, const struct nbd_server 
 		add_pair(arguments, "disk=", server->reference);
 	if (options->scratch)
 		add_word(arguments, "scratch=1");
+	if (server->ends_with_last_client)
+		add_word(arguments, "exit=last");
 	if (options->write_mirror)
 		add_word(arguments, "rw=mirror");
 	if (options->cache_bytes != 0) {
