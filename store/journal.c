@@ -33,6 +33,10 @@
  * metadata as well, so zeros are written ahead, AHEAD_BYTES at a time; they also take the room, so that a write that
  * was given its place can't run out of it.
  *
+ * A durable block is never written again: a power cut in the middle of that can take all of it. So the first record
+ * after a call of journal_sync() begins at the next multiple of BLOCK_BYTES, where replay looks for it when none
+ * follows the last one at once.
+ *
  * Files go oldest first, and the folder is synced after each, so that after a power cut the row has no gap. To replay a
  * file whose content is in chunks already is harmless as long as nothing was written past the journal since: who drops
  * files sees to that (disk.c).
@@ -68,6 +72,7 @@ enum {
 	IN_FLIGHT_MOST = 256, /* appends at once; more wait */
 	NAME_BYTES = 16 + 3 + 1,
 	SCAN_BYTES = 4 << 20,
+	BLOCK_BYTES = 4096, /* what a power cut may spoil of a block that is being written: all of it */
 };
 #define FILE_NUMBER_MOST ((uint64_t)1 << 60)
 
@@ -94,7 +99,8 @@ struct journal {
 	bool wants_roll;
 	uint64_t next_number;
 	uint64_t next_sequence;
-	uint64_t synced_sequence;	    /* all below or equal are durable */
+	uint64_t synced_sequence; /* all below or equal are durable */
+	uint64_t wanted_sequence; /* the latest that anybody has called journal_sync() for: its block ends there */
 	uint64_t in_flight[IN_FLIGHT_MOST]; /* sequence numbers that are being written; 0: free */
 	unsigned in_flight_count;
 	bool is_syncing;
@@ -226,6 +232,11 @@ static void encode_header(uint8_t header[RECORD_HEADER_BYTES], uint64_t salt, co
 static uint32_t padded(uint32_t bytes)
 {
 	return (bytes + 7) & ~(uint32_t)7;
+}
+
+static uint32_t next_block(uint32_t bytes)
+{
+	return (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
 }
 
 /* True if a whole and valid record begins here; `left_bytes` are there. */
@@ -412,38 +423,73 @@ static int fail_damaged(const struct journal *journal, uint64_t number, uint32_t
 		    journal->name, off_bytes, number);
 }
 
+/* The window, and where in the file it begins. */
+struct window_place {
+	uint32_t start_bytes;
+	size_t len_bytes;
+};
+
+/* The record at this offset of the file is in the window, whole if it is whole. */
+static int move_window(const struct replaying *replaying, const struct journal_file *file, struct window_place *window,
+		       uint32_t at_bytes, struct failure *failure)
+{
+	uint64_t end = (uint64_t)at_bytes + RECORD_HEADER_BYTES + JOURNAL_PAYLOAD_MOST_BYTES;
+	int result;
+
+	if (window->len_bytes > 0 && at_bytes >= window->start_bytes &&
+	    (end <= window->start_bytes + window->len_bytes ||
+	     window->start_bytes + window->len_bytes == file->ahead_bytes))
+		return 0;
+	result = fill_window(replaying, file, at_bytes, &window->len_bytes, failure);
+	if (result == 0)
+		window->start_bytes = at_bytes;
+	return result;
+}
+
+/* 1: the record that is next in the sequence begins here; 0: it doesn't. */
+static int look_at(const struct replaying *replaying, const struct journal_file *file, struct window_place *window,
+		   uint32_t at_bytes, struct record *ret_record, struct failure *failure)
+{
+	int result;
+
+	if (at_bytes >= file->ahead_bytes)
+		return 0;
+	result = move_window(replaying, file, window, at_bytes, failure);
+	if (result < 0)
+		return result;
+	return decode_record(replaying->window + (at_bytes - window->start_bytes),
+			     window->len_bytes - (at_bytes - window->start_bytes), file->salt, ret_record) &&
+	       ret_record->sequence == replaying->journal->next_sequence;
+}
+
 /* The valid records from the file's start on; sets its tail to the end of the last one. */
 static int replay_prefix(const struct replaying *replaying, struct journal_file *file, struct failure *failure)
 {
-	struct journal *journal = replaying->journal;
-	uint32_t start = file->tail_bytes;
-	size_t bytes = 0, at = 0;
-	int result = fill_window(replaying, file, start, &bytes, failure);
+	struct window_place window = {.len_bytes = 0};
+	struct record record = {.sequence = 0};
+	uint32_t at_bytes = file->tail_bytes;
 
-	while (result == 0) {
-		struct record record;
+	for (;;) {
+		int result = look_at(replaying, file, &window, at_bytes, &record, failure);
 
-		if (bytes - at < RECORD_HEADER_BYTES + JOURNAL_PAYLOAD_MOST_BYTES &&
-		    start + bytes < file->ahead_bytes) {
-			start += (uint32_t)at;
-			at = 0;
-			result = fill_window(replaying, file, start, &bytes, failure);
-			if (result < 0)
-				break;
+		if (result == 0) { /* it may have been begun behind a sync */
+			at_bytes = next_block(at_bytes);
+			result = look_at(replaying, file, &window, at_bytes, &record, failure);
 		}
-		if (at >= bytes || !decode_record(replaying->window + at, bytes - at, file->salt, &record) ||
-		    record.sequence != journal->next_sequence)
-			break;
-		result = replaying->replay(
-			replaying->opaque, record.kind, record.off_bytes, record.len_bytes,
-			(struct journal_place){.file = file->number,
-					       .off_bytes = start + (uint32_t)at + RECORD_HEADER_BYTES},
-			replaying->window + at + RECORD_HEADER_BYTES, failure);
-		at += padded(RECORD_HEADER_BYTES + record.payload_bytes);
-		journal->next_sequence++;
+		if (result == 1)
+			result = replaying->replay(
+				replaying->opaque, record.kind, record.off_bytes, record.len_bytes,
+				(struct journal_place){.file = file->number,
+						       .off_bytes = at_bytes + RECORD_HEADER_BYTES},
+				replaying->window + (at_bytes - window.start_bytes) + RECORD_HEADER_BYTES, failure);
+		else
+			return result;
+		if (result < 0)
+			return result;
+		replaying->journal->next_sequence++;
+		at_bytes += padded(RECORD_HEADER_BYTES + record.payload_bytes);
+		file->tail_bytes = at_bytes;
 	}
-	file->tail_bytes = start + (uint32_t)at;
-	return result;
 }
 
 /* Behind the prefix nothing may say that what is missing was durable. */
@@ -511,10 +557,14 @@ static int cut_off_rest(struct journal *journal, struct failure *failure)
 	if (journal->file_count == 0)
 		return 0;
 	last = &journal->files[journal->file_count - 1];
-	if (ftruncate(last->fd, last->tail_bytes) < 0 || fdatasync(last->fd) < 0)
+	/* not within the last block: that would write it again. What is left there is no record, or not the next in the
+	 * sequence */
+	if (next_block(last->tail_bytes) >= last->ahead_bytes)
+		return 0;
+	if (ftruncate(last->fd, next_block(last->tail_bytes)) < 0 || fdatasync(last->fd) < 0)
 		return fail_file(journal, last->number, -errno, "what a crash left unfinished can't be cut off",
 				 failure);
-	last->ahead_bytes = last->tail_bytes;
+	last->ahead_bytes = next_block(last->tail_bytes);
 	return 0;
 }
 
@@ -767,6 +817,11 @@ int journal_sync(struct journal *journal, struct failure *failure)
 
 	(void)pthread_mutex_lock(&journal->lock);
 	target = journal->next_sequence - 1;
+	if (journal->wanted_sequence < target && newest_locked(journal) != NULL) {
+		/* what is appended from here on goes to a block of its own */
+		newest_locked(journal)->tail_bytes = next_block(newest_locked(journal)->tail_bytes);
+		journal->wanted_sequence = target;
+	}
 	for (;;) {
 		result = check_error_locked(journal, failure);
 		if (result < 0 || journal->synced_sequence >= target) {
@@ -778,11 +833,10 @@ int journal_sync(struct journal *journal, struct failure *failure)
 		(void)pthread_cond_wait(&journal->changed, &journal->lock);
 	}
 	journal->is_syncing = true;
-	covered = journal->next_sequence - 1; /* of what others appended meanwhile, too, if it is written by now */
-	if (first_in_flight_locked(journal) <= covered)
-		covered = first_in_flight_locked(journal) - 1;
-	fd = newest_locked(journal)
-		     ->fd; /* earlier files were synced when it was begun; it can't be dropped: drop waits for us */
+	/* what others wait for meanwhile too, if it is written by now */
+	covered = first_in_flight_locked(journal) > journal->wanted_sequence ? journal->wanted_sequence : target;
+	/* earlier files were synced when this one was begun; it can't be dropped: drop waits for us */
+	fd = newest_locked(journal)->fd;
 	(void)pthread_mutex_unlock(&journal->lock);
 
 	result = fdatasync(fd) < 0 ? -errno : 0;

@@ -12,16 +12,21 @@
  *     the last round is not done                             fuzzy: part of it is newer than the rest
  *     something else changed the disk since                  fuzzy: a change of size that was cut short, for example
  *
+ * A disk that is being served (NBD) is asked for one through its control socket; that is what a power cut at this moment would have
+ * left: frozen.
+ *
  * Too careful costs a word of warning, too trusting costs somebody's data.
  */
 #include "tools/command.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "store/disk.h"
 #include "tools/output.h"
 
 struct trust {
@@ -180,6 +185,20 @@ static void print_image(const struct command_line *line, const struct store_refe
 	json_decref(details);
 }
 
+/* Somebody has the disk open. Who serves it makes the image himself, of all that was acknowledged; a round doesn't. */
+static enum exit_status ask_for_image(const struct command_line *line, struct store *store,
+				      const struct store_reference *reference, const char *doing)
+{
+	const struct trust trust = {.consistency = STORE_FROZEN};
+	struct failure failure = {.code = 0};
+	uint32_t number;
+
+	if (store_request_image(store, reference->disk, line->options.label, doing, &number, &failure) < 0)
+		return report_failure(&failure);
+	print_image(line, reference, number, &trust);
+	return STATUS_DONE;
+}
+
 static enum exit_status run_image(const struct command_line *line)
 {
 	AUTO(cleanup_store) struct store *store = NULL;
@@ -190,14 +209,18 @@ static enum exit_status run_image(const struct command_line *line)
 	struct store_image_params params = {.label = line->options.label};
 	struct store_reference reference;
 	uint32_t number;
+	int result;
 
 	if (doing == NULL)
 		output_out_of_memory();
 	command_line_reference(line, 0, &reference);
+	if (command_line_open_store(line, false, &store, &failure) < 0)
+		return report_failure(&failure);
 	/* The rounds are looked at with the disk open: none can begin meanwhile. */
-	if (command_line_open_store(line, false, &store, &failure) < 0 ||
-	    store_view_open(store, &reference, VIEW_WRITE, doing, &view, &failure) < 0 ||
-	    find_trust(store, reference.disk, &trust, &failure) < 0)
+	result = store_view_open(store, &reference, VIEW_WRITE, doing, &view, &failure);
+	if (result == -EBUSY)
+		return ask_for_image(line, store, &reference, doing);
+	if (result < 0 || find_trust(store, reference.disk, &trust, &failure) < 0)
 		return report_failure(&failure);
 	params.consistency = trust.consistency;
 	params.details = trust.details;
@@ -210,7 +233,9 @@ static enum exit_status run_image(const struct command_line *line)
 const struct verb verb_image = {
 	.name = "image",
 	.summary = "make an image of a disk's live content as it is now",
-	.description = "'wherry sync' makes an image by itself; this is for after 'sync --no-image'. It is instant, "
+	.description = "'wherry sync' makes an image by itself; this is for after 'sync --no-image', and for disks that are "
+		       "written over NBD: also while they are, it then holds all that was acknowledged before, as a "
+		       "snapshot does (frozen). It is instant, "
 		       "and takes no room "
 		       "until the live content changes.\n\n"
 		       "The image is as far to be trusted as what the last round read: fuzzy where that round is not "
