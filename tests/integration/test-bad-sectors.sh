@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sources that can't be read in places. By default that ends the round and changes no image; with --on-read-error zero
 # it is narrowed down to the sectors, which are zero and listed. What fails only once leaves no trace.
-# timeout: 240
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires nbdkit jq openssl cmp
 requires_nbdkit_plugin eval

@@ -3,7 +3,7 @@
 # One bit is turned over in each field of each kind of record, in the catalog, in wherry.json; segments are cut short,
 # missing, exchanged. A check finds and names it, a rebuild makes nothing up, and what comes out is what went in or
 # nothing. WHERRY_TEST_THOROUGH=1 looks at all of them, otherwise at a sample.
-# timeout: 300
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3 cmp flock
 

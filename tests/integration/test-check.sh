@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # check finds damage of every kind and says whose it is and where; and it finds none where there is none: after syncs,
 # deletions and kills, and while others work. (tests/unit/test_store_check.c damages records byte by byte.)
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3 sfdisk strace
 

@@ -3,7 +3,7 @@
 # clone and create: a clone is its image at once and for nothing, goes its own way, and keeps its image from going; rounds
 # onto it are right; rebuilt from the segments it is the same; damage below it is told of it too; and killed at any call, what makes and
 # removes clones leaves a store in which everything fits.
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3 strace cmp
 

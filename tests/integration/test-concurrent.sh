@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Many at one store: a second round on a disk is refused and told by whom; rounds on two disks with the same content at
 # once store it once; listings, exports, deletions and images during rounds do as they do at other times.
-# timeout: 120
+# timeout: 400
 # tsan: yes
 . "$(dirname "$0")/functions.sh"
 requires openssl jq

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # df: its numbers are those of the files, of the content, and of what removing and deleting frees.
-# timeout: 60
+# timeout: 400
 # asan: yes
 . "$(dirname "$0")/functions.sh"
 requires openssl jq

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # What an ext4 says is unused is believed when it is clean and not mounted, and never else. A mounted source is fuzzy.
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires_loop
 requires mke2fs debugfs e2fsck jq openssl sfdisk

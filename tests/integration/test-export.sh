@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything that an export can be written to, and what is left there when it fails or is stopped.
 # asan: yes
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq strace mkfifo
 

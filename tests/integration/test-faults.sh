@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What the system refuses: a full file system, a store that turns read-only, errors of the device, no more descriptors,
 # no memory. One line says why, what was acknowledged is there, and the next run goes on. Deleting and cleaning up work on a full store.
-# timeout: 280
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq strace cmp mkfs.ext4 e2fsck perl findmnt
 requires_loop

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # gc gives back the room of what nothing reaches, and loses nothing else: next to rounds and readers, next to another gc,
 # killed at any call, with damage in its way. Retention does it by itself.
-# timeout: 200
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq strace cmp
 

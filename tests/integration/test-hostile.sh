@@ -3,7 +3,7 @@
 # A store is data, and may come from elsewhere: whatever its files say, each verb ends by itself with status 0, 1 or 3,
 # says what is wrong, stays small, hands out no wrong content, and writes nowhere but into the store.
 # WHERRY_TEST_THOROUGH=1 runs each verb on each forgery; otherwise a few verbs on each, of the catalog's rows a sample.
-# timeout: 300
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3 cmp
 

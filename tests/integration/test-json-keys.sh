@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every JSON document has exactly the keys that the man page lists, each of the promised type: a key that was added has
 # to be written down there, and here. (test-json.sh: what the documents say in which case.)
-# timeout: 90
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq mke2fs debugfs
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Documents for programs: what design.md promises of each is there, of the right type, in every case that changes it;
 # standard output is one document, whatever is said beside it. The reader is jq.
-# timeout: 240
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3 mke2fs
 

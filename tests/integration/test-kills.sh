@@ -3,7 +3,7 @@
 # Everything that changes a store, killed at any call: rounds, deletions, retention, clean-up, rebuilds, in any order. After each kill a
 # deep check finds nothing, every image that is listed is what it was, none that was acknowledged is missing, and work goes on.
 # With WHERRY_TEST_THOROUGH=1 300 kills, otherwise a sample of them.
-# timeout: 280
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq strace cmp sha256sum
 

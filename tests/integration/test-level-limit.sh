@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Compression levels and rates: whatever they are, what comes out is what went in; a higher level makes it no larger,
 # a limit makes it slower, and both can be changed while a round runs.
-# timeout: 240
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq basenc
 

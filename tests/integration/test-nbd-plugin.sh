@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Images over NBD by nbdkit and our plugin: what is listed, what is read, what is said of holes, and what is refused.
-# timeout: 180
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 
 requires nbdkit nbdinfo nbdcopy qemu-img qemu-io python3 jq

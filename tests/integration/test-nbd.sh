@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # NBD sources, served by nbdkit and qemu-nbd: right whatever the server is like, holes are not read, many requests are
 # in flight, and a server that goes away in the middle costs only time. The oracle is nbdcopy.
-# timeout: 240
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires nbdkit nbdcopy nbdinfo qemu-nbd qemu-img qemu-io jq openssl cmp
 requires_nbdkit_plugin file

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # A round costs what changed: one byte anywhere, blocks that became zero, blocks that moved, a second disk that is the
 # same.
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # rebuild: the catalog from the segments alone, whatever became of the old one; with damaged segments it says what is
 # lost, returns nothing else for it, and a round heals it. Killed at any call it can be run again.
-# timeout: 200
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3 strace cmp
 

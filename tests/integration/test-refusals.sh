@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Whatever is refused is refused with one clear line, the right exit status, and a store that is what it was.
-# timeout: 150
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3 mkfifo sed
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Damage in content that two disks and several images share: check --repair marks it, images say so, export --salvage
 # gives all the rest and a map that is exactly right, and the next sync of an unchanged source heals all of them.
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq cmp qemu-nbd qemu-img qemu-io
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # At most so many images: the oldest ones go first, pinned ones and those in use stay and are named, the number stays the
 # disk's policy, a dry run changes nothing. Who reads an image keeps it.
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3
 

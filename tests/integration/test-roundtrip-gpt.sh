@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # A GPT disk with an EFI partition, ext4, a wide gap and swap goes into a store and comes back, as file and as device.
-# timeout: 180
+# timeout: 400
 # shellcheck disable=SC2034,SC1091
 . "$(dirname "$0")/functions.sh"
 . "$WHERRY_SOURCE/tests/integration/roundtrip.sh"

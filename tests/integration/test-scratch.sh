@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Scratch overlays: images that can be written to, each export for itself, until its last client leaves.
-# timeout: 180
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 
 requires nbdkit nbdinfo nbdcopy qemu-img qemu-io fio openssl

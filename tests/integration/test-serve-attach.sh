@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # serve-nbd starts nbdkit as it should be started; attach and detach say what is missing where the kernel has no NBD. (What they do where it
 # has is in test-nbd-kernel.sh.)
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 
 requires nbdkit nbdinfo nbdcopy qemu-io psktool jq

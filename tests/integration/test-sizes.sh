@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Disks of every odd size come back bit by bit, with every chunk size; sparse exports are sparse; sources grow and
 # shrink.
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # A segment that is full, and that the catalog hears of only with the next checkpoint, belongs to its writer until then:
 # another round on the same store must not take it for a leftover and cut it off.
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl sqlite3 cmp
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # verify finds every difference between an image and a source, exactly, and nothing else; so does sync --verify.
-# timeout: 120
+# timeout: 400
 . "$(dirname "$0")/functions.sh"
 requires openssl jq sqlite3 mke2fs debugfs
 requires_nbdkit_plugin eval

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# A live disk over NBD: what a kill of the server leaves (R1), what real file systems and tools make of it, and a full store. 20 kills, 200
+# with WHERRY_TEST_THOROUGH=1.
+# timeout: 400
+. "$(dirname "$0")/functions.sh"
+
+requires nbdkit nbdcopy nbdinfo qemu-img qemu-io jq cmp
+PLUGIN=$WHERRY_BUILD/nbdplugin/nbdkit-wherry-plugin.so
+[[ -e $PLUGIN ]] || skip "no plugin: nbdkit-plugin-dev was not there when it was built"
+MIB=$((1024 * 1024))
+
+KILLS=20
+[[ ${WHERRY_TEST_THOROUGH:-} != 1 ]] || KILLS=200
+server=(nbdkit --foreground --exit-with-parent -U socket "$PLUGIN" store="$WHERRY_STORE" disk=live)
+
+say "the server is killed $KILLS times while four clients write"
+make_store
+expect_exit 0 wherry create live $((24 * MIB))
+expect_exit 0 "$WHERRY_TEST_TOOLS/nbd_crash" $KILLS "$WHERRY_TEST_SEED" $((24 * MIB)) live "${server[@]}"
+say "  $(cat "$WORK/stdout")"
+expect_exit 0 wherry check --deep
+expect_exit 0 wherry gc
+
+say "control: who takes a write for durable before it was flushed finds some lost"
+make_store
+expect_exit 0 wherry create live $((24 * MIB))
+status=0
+CRASH_BELIEVES_WRITES=1 "$WHERRY_TEST_TOOLS/nbd_crash" 10 "$WHERRY_TEST_SEED" $((24 * MIB)) live "${server[@]}" >control 2>&1 || status=$?
+expect_equal 1 $status "status of the control: $(cat control)"
+grep -q "after a kill, sector" control
+
+say "copied there and back, compared, discarded"
+make_store
+expect_exit 0 wherry create live 64M
+make_disk_mbr disk.img 64M
+start_nbdkit "$PLUGIN" store="$WHERRY_STORE" disk=live
+nbdcopy disk.img "$NBD_URI"
+nbdcopy "$NBD_URI" back.img
+check_same disk.img back.img
+expect_exit 0 qemu-img compare -f raw -F raw disk.img "$NBD_URI"
+expect_exit 0 wherry image live --label "between clients" --json
+expect_equal clean "$(json_get .consistency)" "no client is connected just now"
+qemu-io -f raw -c "write -P 0xab 1000000 12345" -c "write -z 2M 3M" -c "discard 10M 20M" -c flush "$NBD_URI" >/dev/null
+cp disk.img changed.img
+head -c 12345 /dev/zero | tr '\0' '\253' | dd of=changed.img bs=1M oflag=seek_bytes seek=1000000 conv=notrunc status=none
+zero_range changed.img 2M 3M
+zero_range changed.img 10M 20M
+expect_exit 0 qemu-img compare -f raw -F raw changed.img "$NBD_URI"
+expect_error "live: locked by nbdkit" wherry export live -
+stop_process "$NBD_PID"
+check_export live changed.img
+check_export live@1 disk.img
+expect_exit 0 wherry check --deep
+
+say "a store that is full: ENOSPC for the client, nothing lost that was flushed, and on it goes when there is room"
+if ((EUID == 0)) && [[ -e /dev/loop-control ]]; then
+	truncate -s 96M small.fs
+	mke2fs -q -t ext4 small.fs
+	mkdir small
+	attach_loop small.fs
+	mount_at "$LOOP" small
+	WHERRY_STORE=$WORK/small/store
+	expect_exit 0 wherry init
+	expect_exit 0 wherry create live 256M
+	start_nbdkit "$PLUGIN" store="$WHERRY_STORE" disk=live
+	qemu-io -f raw -c "write -P 0x11 0 4096" -c "write -P 0x22 100k 300k" -c flush "$NBD_URI" >/dev/null
+	random_file noise 120M noise
+	status=0
+	nbdcopy noise "$NBD_URI" >copy.out 2>&1 || status=$?
+	expect_number "$status != 0" "the copy fails"
+	grep -q "No space left on device" copy.out
+	rm -f small/store/reserve
+	head -c 1M noise >piece
+	dd if=piece of=small/junk bs=64K status=none 2>/dev/null || true
+	rm -f small/junk
+	qemu-io -f raw -c "write -P 0x33 200M 4096" -c flush "$NBD_URI" >/dev/null
+	qemu-io -f raw -r -c "read -P 0x33 200M 4096" "$NBD_URI" >read.out
+	! grep -q "Pattern verification failed" read.out
+	stop_process "$NBD_PID"
+	expect_exit 0 wherry check --deep
+	unmount small
+fi
+
+say "damage is an error for what is damaged, and for nothing else"
+WHERRY_STORE=$WORK/store
+make_store
+expect_exit 0 wherry create live 8M
+random_file noise 8M noise2
+start_nbdkit "$PLUGIN" store="$WHERRY_STORE" disk=live
+nbdcopy noise "$NBD_URI"
+stop_process "$NBD_PID"
+segment=$(find "$WHERRY_STORE/segments" -name '*.seg' | head -n 1)
+byte_flip "$segment" 3000000
+start_nbdkit "$PLUGIN" store="$WHERRY_STORE" disk=live
+failed=0
+for ((i = 0; i < 128; i++)); do
+	qemu-io -f raw -r -c "read $((i * 64))k 64k" "$NBD_URI" >read.out 2>&1 || true
+	! grep -q "Input/output error" read.out || failed=$((failed + 1))
+done
+expect_equal 1 "$failed" "ranges of 64 KiB that can't be read"
+stop_process "$NBD_PID"
