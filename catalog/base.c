@@ -50,42 +50,6 @@ bool base_read_piece(sqlite3_stmt *row, int first_column, struct catalog_piece *
 	return !bad && ret_piece->len_bytes > 0 && ret_piece->image_number > 0;
 }
 
-/*
- * A catalog of format 1 has no such table. It may get one from another process while we have it open for reading, and
- * clones after that: so that is asked again each time.
- */
-static int find_table(struct catalog *catalog, bool *ret_has, struct failure *failure)
-{
-	STATEMENT *query = NULL;
-	int result;
-
-	*ret_has = catalog->has_base_table;
-	if (catalog->has_base_table)
-		return 0;
-	query = catalog_statement(catalog, ST_BASE_TABLE, failure);
-	if (query == NULL)
-		return catalog->statement_error;
-	result = catalog_step(catalog, query, failure);
-	if (result < 0)
-		return result;
-	*ret_has = catalog->has_base_table = result == 1;
-	return 0;
-}
-
-/* The query, or NULL where there is no table: then it finds nothing. */
-static int prepare_query(struct catalog *catalog, enum statement which, sqlite3_stmt **ret_query,
-			 struct failure *failure)
-{
-	bool has_table = false;
-	int result = find_table(catalog, &has_table, failure);
-
-	*ret_query = NULL;
-	if (result < 0 || !has_table)
-		return result;
-	*ret_query = catalog_statement(catalog, which, failure);
-	return *ret_query == NULL ? catalog->statement_error : 0;
-}
-
 /* ---- lists ---- */
 
 struct piece_list {
@@ -116,11 +80,11 @@ static int add_piece(struct piece_list *list, const struct catalog_piece *piece,
 static int list_pieces(struct catalog *catalog, int64_t disk, uint32_t generation, uint64_t off_bytes,
 		       uint64_t end_bytes, struct piece_list *list, struct failure *failure)
 {
-	STATEMENT *query = NULL;
-	int result = prepare_query(catalog, end_bytes == 0 ? ST_BASE_LIST : ST_BASE_RANGE, &query, failure);
+	STATEMENT *query = catalog_statement(catalog, end_bytes == 0 ? ST_BASE_LIST : ST_BASE_RANGE, failure);
+	int result = 0;
 
 	if (query == NULL)
-		return result;
+		return catalog->statement_error;
 	(void)sqlite3_bind_int64(query, 1, disk);
 	bind_u64(query, 2, generation == 0 ? LIVE_GENERATION : generation);
 	if (end_bytes != 0) {
@@ -154,13 +118,11 @@ int catalog_base_list(struct catalog *catalog, int64_t disk, uint32_t generation
 
 int catalog_base_any(struct catalog *catalog, int64_t disk, uint32_t generation, bool *ret_any, struct failure *failure)
 {
-	STATEMENT *query = NULL;
-	int result = prepare_query(catalog, ST_BASE_ANY, &query, failure);
+	STATEMENT *query = catalog_statement(catalog, ST_BASE_ANY, failure);
+	int result = 0;
 
-	if (query == NULL && result == 0)
-		*ret_any = false;
 	if (query == NULL)
-		return result;
+		return catalog->statement_error;
 	(void)sqlite3_bind_int64(query, 1, disk);
 	bind_u64(query, 2, generation == 0 ? LIVE_GENERATION : generation);
 	result = catalog_step(catalog, query, failure);
@@ -173,16 +135,16 @@ int catalog_base_any(struct catalog *catalog, int64_t disk, uint32_t generation,
 int catalog_base_users(struct catalog *catalog, int64_t image_disk, uint32_t number,
 		       struct catalog_base_user **ret_list, size_t *ret_count, struct failure *failure)
 {
-	STATEMENT *query = NULL;
+	STATEMENT *query = catalog_statement(catalog, ST_BASE_USERS, failure);
 	AUTO_FREE struct catalog_base_user *list = NULL;
 	size_t count = 0;
-	int result = prepare_query(catalog, ST_BASE_USERS, &query, failure);
+	int result = 0;
 
-	if (query != NULL) {
-		(void)sqlite3_bind_int64(query, 1, image_disk);
-		bind_u64(query, 2, number);
-	}
-	while (query != NULL && (result = catalog_step(catalog, query, failure)) == 1) {
+	if (query == NULL)
+		return catalog->statement_error;
+	(void)sqlite3_bind_int64(query, 1, image_disk);
+	bind_u64(query, 2, number);
+	while ((result = catalog_step(catalog, query, failure)) == 1) {
 		struct catalog_base_user *grown = reallocarray(list, count + 1, sizeof(*grown));
 		bool bad = false;
 		AUTO_FREE char *name = column_text(query, 1, CATALOG_NAME_BYTES - 1, &bad);
@@ -205,16 +167,16 @@ int catalog_base_users(struct catalog *catalog, int64_t image_disk, uint32_t num
 int catalog_base_parent(struct catalog *catalog, int64_t disk, char ret_name[CATALOG_NAME_BYTES], uint32_t *ret_number,
 			struct failure *failure)
 {
-	STATEMENT *query = NULL;
+	STATEMENT *query = catalog_statement(catalog, ST_BASE_PARENT, failure);
 	AUTO_FREE char *name = NULL;
 	bool bad = false;
 	uint32_t number;
-	int result = prepare_query(catalog, ST_BASE_PARENT, &query, failure);
+	int result = 0;
 
-	if (query != NULL) {
-		(void)sqlite3_bind_int64(query, 1, disk);
-		result = catalog_step(catalog, query, failure);
-	}
+	if (query == NULL)
+		return catalog->statement_error;
+	(void)sqlite3_bind_int64(query, 1, disk);
+	result = catalog_step(catalog, query, failure);
 	if (result == 0)
 		*ret_number = 0;
 	if (result <= 0)
@@ -231,14 +193,12 @@ int catalog_base_parent(struct catalog *catalog, int64_t disk, char ret_name[CAT
 int catalog_base_levels(struct catalog *catalog, int64_t disk, uint32_t generation, unsigned *ret_levels,
 			struct failure *failure)
 {
-	STATEMENT *query = NULL;
+	STATEMENT *query = catalog_statement(catalog, ST_BASE_LEVELS, failure);
 	bool bad = false;
-	int result = prepare_query(catalog, ST_BASE_LEVELS, &query, failure);
+	int result = 0;
 
-	if (query == NULL && result == 0)
-		*ret_levels = 1;
 	if (query == NULL)
-		return result;
+		return catalog->statement_error;
 	(void)sqlite3_bind_int64(query, 1, disk);
 	bind_u64(query, 2, generation);
 	bind_u64(query, 3, CATALOG_LEVELS_MOST);

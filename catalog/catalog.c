@@ -32,16 +32,9 @@ enum {
 	CHECKPOINT_PAGES_WAIT = 32768,	     /* 128 MiB: wait for readers and start the log over */
 };
 
-#define BASE_SCHEMA                                                                                                    \
-	"CREATE TABLE base(disk INTEGER NOT NULL, until INTEGER NOT NULL, off_bytes INTEGER NOT NULL,"                 \
-	" len_bytes INTEGER NOT NULL, since INTEGER NOT NULL, image_uuid BLOB NOT NULL, image_disk INTEGER NOT NULL,"  \
-	" image_number INTEGER NOT NULL, image_generation INTEGER NOT NULL, image_off_bytes INTEGER NOT NULL,"         \
-	" PRIMARY KEY(disk, until, off_bytes)) STRICT, WITHOUT ROWID;"                                                 \
-	"CREATE INDEX base_image ON base(image_disk, image_number);"
-
 static const char schema[] =
 	"PRAGMA application_id=0x77685279;"
-	"PRAGMA user_version=2;"
+	"PRAGMA user_version=3;"
 	"CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;"
 	"CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
 	"INSERT INTO counter VALUES('next_chunk', 1);"
@@ -76,7 +69,12 @@ static const char schema[] =
 	" cursor_bytes INTEGER NOT NULL, total INTEGER NOT NULL, done INTEGER NOT NULL, read INTEGER NOT NULL,"
 	" left_out INTEGER NOT NULL, zero INTEGER NOT NULL, changed INTEGER NOT NULL, stored INTEGER NOT NULL,"
 	" sent INTEGER NOT NULL, own_limit INTEGER, own_level INTEGER, error TEXT,"
-	" PRIMARY KEY(disk, number)) STRICT, WITHOUT ROWID;" BASE_SCHEMA;
+	" PRIMARY KEY(disk, number)) STRICT, WITHOUT ROWID;"
+	"CREATE TABLE base(disk INTEGER NOT NULL, until INTEGER NOT NULL, off_bytes INTEGER NOT NULL,"
+	" len_bytes INTEGER NOT NULL, since INTEGER NOT NULL, image_uuid BLOB NOT NULL, image_disk INTEGER NOT NULL,"
+	" image_number INTEGER NOT NULL, image_generation INTEGER NOT NULL, image_off_bytes INTEGER NOT NULL,"
+	" PRIMARY KEY(disk, until, off_bytes)) STRICT, WITHOUT ROWID;"
+	"CREATE INDEX base_image ON base(image_disk, image_number);";
 
 #define DISK_COLUMNS                                                                                                   \
 	"id,uuid,name,size_bytes,sector_bytes,generation,state,keep,level,limit_rate,mirror_of,fingerprint_key,"       \
@@ -125,7 +123,7 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 	[ST_PAST_GET] = "SELECT entries FROM past WHERE disk=?1 AND page=?2 AND until=?3",
 	[ST_PAST_PUT] = "INSERT OR REPLACE INTO past(disk,page,until,entries) VALUES(?1,?2,?3,?4)",
 	[ST_PAST_DELETE] = "DELETE FROM past WHERE disk=?1 AND page=?2 AND until=?3",
-	[ST_PAST_SINCE] = "SELECT entries FROM past WHERE disk=?1 AND page=?2 AND until>?3 ORDER BY until",
+	[ST_PAST_SINCE] = "SELECT entries,until FROM past WHERE disk=?1 AND page=?2 AND until>?3 ORDER BY until",
 	[ST_PAST_NEXT] = "SELECT page FROM past WHERE disk=?1 AND page>=?2 AND page<?4 AND until>?3 ORDER BY page LIMIT 1",
 	/* rows after (until ?2, page ?3), up to until ?4 */
 	[ST_PAST_RANGE] = "SELECT until,page,entries FROM past WHERE disk=?1 AND (until,page)>(?2,?3) AND until<=?4 "
@@ -203,7 +201,6 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 	[ST_FOUND_CHOSEN] = "SELECT digest,predecessor,time,segment,off_bytes,stored_bytes FROM found "
 			    "WHERE uuid=?1 AND sequence=?2 AND chosen=1",
 	[ST_FOUND_LAST] = "SELECT max(sequence) FROM found WHERE uuid=?1",
-	[ST_BASE_TABLE] = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name='base'",
 	[ST_BASE_PUT] = "INSERT INTO base(disk,until," BASE_COLUMNS ") VALUES(?1,0,?2,?3,?4,?5,?6,?7,?8,?9)",
 	/* of the generation ?2; for live content one that no piece has ended before or in */
 	[ST_BASE_LIST] = "SELECT " BASE_COLUMNS " FROM base WHERE disk=?1 AND since<=?2 AND (until=0 OR until>?2) "
@@ -564,7 +561,7 @@ int catalog_create(const char *store_path, uint32_t chunk_bytes, struct failure 
 	return catalog_create_named(store_path, CATALOG_NAME, chunk_bytes, failure);
 }
 
-static int catalog_check_format(struct catalog *catalog, int *ret_format, struct failure *failure)
+static int catalog_check_format(struct catalog *catalog, struct failure *failure)
 {
 	sqlite3_stmt *statement = NULL;
 	int application = 0, format = 0, result;
@@ -588,7 +585,10 @@ static int catalog_check_format(struct catalog *catalog, int *ret_format, struct
 			    catalog->path, format, CATALOG_FORMAT);
 	if (format < 1)
 		return fail(failure, -EBADMSG, "catalog %s: format %d was never used", catalog->path, format);
-	*ret_format = format;
+	if (format < CATALOG_FORMAT)
+		return fail(failure, -EPROTONOSUPPORT,
+			    "catalog %s: format %d, of an earlier version; 'wherry rebuild' makes it anew from the segments",
+			    catalog->path, format);
 	return 0;
 }
 
@@ -712,7 +712,7 @@ static unsigned count_statements(const char *statements)
  * Tables and indexes are ours, all of them, and there is nothing else: a view in place of a table could go on for ever, a trigger change what it
  * likes, and a table without its types hold anything.
  */
-static int catalog_check_schema(struct catalog *catalog, int format, struct failure *failure)
+static int catalog_check_schema(struct catalog *catalog, struct failure *failure)
 {
 	STATEMENT *query = catalog_statement(catalog, ST_SCHEMA, failure);
 	unsigned expected = 1; /* sqlite_sequence */
@@ -722,8 +722,6 @@ static int catalog_check_schema(struct catalog *catalog, int format, struct fail
 	if (query == NULL)
 		return catalog->statement_error;
 	expected += count_statements(schema);
-	if (format < CATALOG_FORMAT)
-		expected -= count_statements(BASE_SCHEMA);
 	while ((result = catalog_step(catalog, query, failure)) == 1) {
 		const char *sql = (const char *)sqlite3_column_text(query, 1);
 
@@ -785,34 +783,11 @@ static void catalog_unlock(struct catalog *catalog)
 	(void)flock(catalog->lock_fd, LOCK_UN); /* can't fail for a lock that is held */
 }
 
-/*
- * From format 1, which knew no clones: one more table, in one transaction. Another process may have been faster; one that opened the
- * database while it was of format 1 goes on, for what it knows has stayed as it was.
- */
-static int catalog_migrate(struct catalog *catalog, int *format, struct failure *failure)
-{
-	int result = catalog_lock(catalog, LOCK_WAIT_MS, failure);
-
-	if (result < 0)
-		return result;
-	result = catalog_check_format(catalog, format, failure);
-	if (result == 0 && *format < CATALOG_FORMAT) {
-		result = catalog_execute(catalog, "BEGIN IMMEDIATE;" BASE_SCHEMA "PRAGMA user_version=2;COMMIT;",
-					 "bringing it to format 2", failure);
-		if (result < 0)
-			(void)sqlite3_exec(catalog->db, "ROLLBACK", NULL, NULL, NULL); /* none may be open: then it has nothing to do */
-		else
-			*format = CATALOG_FORMAT;
-	}
-	catalog_unlock(catalog);
-	return result;
-}
-
 int catalog_open_named(const char *store_path, const char *name, int locks_fd, const char *lock_name, bool read_only,
 		       struct catalog **ret_catalog, struct failure *failure)
 {
 	AUTO(catalog_free_at) struct catalog *catalog = catalog_allocate(store_path, name);
-	int format = 0, result;
+	int result;
 
 	if (catalog == NULL)
 		return fail_errno(failure, -ENOMEM, "catalog");
@@ -838,14 +813,11 @@ int catalog_open_named(const char *store_path, const char *name, int locks_fd, c
 	if (result == 0)
 		result = catalog_configure(catalog, failure);
 	if (result == 0)
-		result = catalog_check_format(catalog, &format, failure);
-	if (result == 0 && format < CATALOG_FORMAT && !read_only)
-		result = catalog_migrate(catalog, &format, failure);
+		result = catalog_check_format(catalog, failure);
 	if (result == 0)
-		result = catalog_check_schema(catalog, format, failure);
+		result = catalog_check_schema(catalog, failure);
 	if (result < 0)
 		return result;
-	catalog->has_base_table = format >= CATALOG_FORMAT;
 	(void)sqlite3_wal_hook(catalog->db, note_wal_pages, catalog);
 	*ret_catalog = take_ptr(catalog);
 	return 0;

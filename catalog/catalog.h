@@ -39,7 +39,7 @@ enum {
 	CATALOG_DIGEST_BYTES = 32,
 	CATALOG_KEY_BYTES = 32,
 	CATALOG_FINGERPRINT_BYTES = 16,
-	CATALOG_FORMAT = 2, /* 1: no table `base`; one that is opened for writing becomes 2 */
+	CATALOG_FORMAT = 3, /* 1 and 2 were of unreleased versions: refused, a rebuild makes them anew */
 };
 
 struct catalog;

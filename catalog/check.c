@@ -559,8 +559,6 @@ static int check_base(struct row_check *check)
 	STATEMENT *query = NULL;
 	int result;
 
-	if (!check->catalog->has_base_table)
-		return 0;
 	query = catalog_statement(check->catalog, ST_BASE_WALK, check->failure);
 	if (query == NULL)
 		return check->catalog->statement_error;

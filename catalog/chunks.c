@@ -210,6 +210,7 @@ static int chunk_page_store(struct catalog *catalog, struct chunk_page *page, st
 	if (chunk_page_is_empty(page))
 		return chunk_page_remove(catalog, page, failure);
 	chunk_page_encode(page, &writer);
+	page_seal(CHUNK_PAGE_KEY(page->number), &writer);
 	if (writer.failed)
 		return fail_errno(failure, -ENOMEM, "catalog");
 	bind_u64(put, 1, page->number);
@@ -223,6 +224,8 @@ static int chunk_page_store(struct catalog *catalog, struct chunk_page *page, st
 static int chunk_page_load(struct catalog *catalog, uint64_t number, struct chunk_page *page, struct failure *failure)
 {
 	STATEMENT *query = catalog_statement(catalog, ST_CHUNK_GET, failure);
+	const void *blob = NULL;
+	size_t len_bytes = 0;
 	int result;
 
 	if (query == NULL)
@@ -233,7 +236,8 @@ static int chunk_page_load(struct catalog *catalog, uint64_t number, struct chun
 		return result;
 	if (result == 0)
 		memset(page->chunks, 0, sizeof(page->chunks));
-	else if (chunk_page_decode(sqlite3_column_blob(query, 0), (size_t)sqlite3_column_bytes(query, 0), page) < 0)
+	else if (page_unseal(query, 0, CHUNK_PAGE_KEY(number), &blob, &len_bytes) < 0 ||
+		 chunk_page_decode(blob, len_bytes, page) < 0)
 		return catalog_bad_row(catalog, "chunk", failure);
 	page->number = number;
 	page->is_loaded = true;

@@ -96,7 +96,6 @@ enum statement {
 	ST_FOUND_CHOOSE,
 	ST_FOUND_CHOSEN,
 	ST_FOUND_LAST,
-	ST_BASE_TABLE,
 	ST_BASE_PUT,
 	ST_BASE_LIST,
 	ST_BASE_RANGE,
@@ -143,7 +142,6 @@ struct catalog {
 	int lock_fd;
 	uint64_t inode; /* of the database when it was opened: a rebuild puts another one in its place */
 	bool read_only;
-	bool has_base_table; /* known to be there; one of format 1 that is only read has none */
 	bool in_transaction;
 	bool in_snapshot;	  /* a read of several rows that belong to one moment */
 	bool snapshot_has_cache;  /* clean chunk pages were compared with this snapshot already */
@@ -191,6 +189,23 @@ void bind_u64(sqlite3_stmt *statement, int parameter, uint64_t value);
 int catalog_bad_row(struct catalog *catalog, const char *table, struct failure *failure);
 
 /* ---- pages in blobs (pages.c): formats in docs/store-format.md ---- */
+
+/*
+ * What stands in a row: the page's bytes, and a checksum (XXH3-64) of them and of the row's key, so that neither a flipped bit nor
+ * another row's page is ever taken for it.
+ */
+struct page_key {
+	uint64_t table; /* enum page_table */
+	uint64_t words[3]; /* the row's key, filled up with zeros */
+};
+enum page_table { PAGE_OF_MAP = 1, PAGE_OF_PAST = 2, PAGE_OF_CHUNKS = 3 };
+enum { PAGE_SEAL_BYTES = 8 };
+#define MAP_PAGE_KEY(key) (&(struct page_key){ PAGE_OF_MAP, { (uint64_t)(key) } })
+#define PAST_PAGE_KEY(disk, page, until) (&(struct page_key){ PAGE_OF_PAST, { (uint64_t)(disk), (page), (until) } })
+#define CHUNK_PAGE_KEY(number) (&(struct page_key){ PAGE_OF_CHUNKS, { (number) } })
+void page_seal(const struct page_key *key, struct byte_writer *writer); /* of all that is in the writer */
+/* The page's bytes in this column, borrowed from the row; -EBADMSG without a message: they are not what was sealed. */
+int page_unseal(sqlite3_stmt *row, int column, const struct page_key *key, const void **ret_blob, size_t *ret_len_bytes);
 
 bool map_page_is_empty(const struct catalog_page *page);
 void map_page_encode(const struct catalog_page *page, struct byte_writer *writer);

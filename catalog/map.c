@@ -40,6 +40,8 @@ int catalog_map_read(struct catalog *catalog, int64_t disk, uint64_t page, struc
 		     struct failure *failure)
 {
 	STATEMENT *query = catalog_statement(catalog, ST_MAP_GET, failure);
+	const void *blob = NULL;
+	size_t len_bytes = 0;
 	int result;
 
 	if (query == NULL)
@@ -50,7 +52,8 @@ int catalog_map_read(struct catalog *catalog, int64_t disk, uint64_t page, struc
 		return result;
 	if (result == 0)
 		memset(ret_page, 0, sizeof(*ret_page));
-	else if (map_page_decode(sqlite3_column_blob(query, 0), (size_t)sqlite3_column_bytes(query, 0), ret_page) < 0)
+	else if (page_unseal(query, 0, MAP_PAGE_KEY(map_key(disk, page)), &blob, &len_bytes) < 0 ||
+		 map_page_decode(blob, len_bytes, ret_page) < 0)
 		return catalog_bad_row(catalog, "map", failure);
 	return 0;
 }
@@ -70,7 +73,13 @@ static int overlay_past(struct catalog *catalog, int64_t disk, uint32_t generati
 	bind_u64(query, 2, page);
 	bind_u64(query, 3, generation);
 	while ((result = catalog_step(catalog, query, failure)) == 1) {
-		if (past_page_decode(sqlite3_column_blob(query, 0), (size_t)sqlite3_column_bytes(query, 0), &past) < 0)
+		const void *blob = NULL;
+		size_t len_bytes = 0;
+		bool bad = false;
+		uint64_t until = column_u64(query, 1, UINT32_MAX, &bad);
+
+		if (bad || page_unseal(query, 0, PAST_PAGE_KEY(disk, page, until), &blob, &len_bytes) < 0 ||
+		    past_page_decode(blob, len_bytes, &past) < 0)
 			return catalog_bad_row(catalog, "past", failure);
 		for (unsigned i = 0; i < CATALOG_PAGE_ENTRIES; i++) {
 			if (!past.present[i] || settled[i])
@@ -187,6 +196,8 @@ struct page_update {
 static int load_past(struct page_update *update, struct failure *failure)
 {
 	STATEMENT *query = catalog_statement(update->catalog, ST_PAST_GET, failure);
+	const void *blob = NULL;
+	size_t len_bytes = 0;
 	int result;
 
 	if (update->past_is_loaded)
@@ -201,7 +212,9 @@ static int load_past(struct page_update *update, struct failure *failure)
 		return result;
 	if (result == 0)
 		memset(&update->past, 0, sizeof(update->past));
-	else if (past_page_decode(sqlite3_column_blob(query, 0), (size_t)sqlite3_column_bytes(query, 0), &update->past) < 0)
+	else if (page_unseal(query, 0, PAST_PAGE_KEY(update->disk->id, update->page, update->disk->generation), &blob,
+			     &len_bytes) < 0 ||
+		 past_page_decode(blob, len_bytes, &update->past) < 0)
 		return catalog_bad_row(update->catalog, "past", failure);
 	update->past_is_loaded = true;
 	update->past_is_dirty = false;
@@ -216,6 +229,7 @@ static int store_past(struct page_update *update, struct failure *failure)
 	if (put == NULL)
 		return update->catalog->statement_error;
 	past_page_encode(&update->past, &writer);
+	page_seal(PAST_PAGE_KEY(update->disk->id, update->page, update->disk->generation), &writer);
 	if (writer.failed)
 		return fail_errno(failure, -ENOMEM, "catalog");
 	(void)sqlite3_bind_int64(put, 1, update->disk->id);
@@ -236,6 +250,7 @@ static int store_live(struct page_update *update, struct failure *failure)
 	(void)sqlite3_bind_int64(put, 1, map_key(update->disk->id, update->page));
 	if (!is_empty) {
 		map_page_encode(&update->live, &writer);
+		page_seal(MAP_PAGE_KEY(map_key(update->disk->id, update->page)), &writer);
 		if (writer.failed)
 			return fail_errno(failure, -ENOMEM, "catalog");
 		(void)sqlite3_bind_blob64(put, 2, writer.data, writer.len_bytes, SQLITE_STATIC);

@@ -14,11 +14,14 @@
  *   chunk: CATALOG_CHUNK_PAGE_ENTRIES times: varint stored_bytes (0: no such chunk, nothing follows), varint references, zigzag (segment - the one before),
  *          zigzag (off_bytes / 8 - where the one before ended), 6 bytes tag
  *
+ * Each blob ends with 8 bytes of checksum over it and its row's key (page_seal()).
+ *
  * Decoding believes nothing: every count is checked against what is left of the page, and the blob must end exactly where the
  * content does.
  */
 #include <errno.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "catalog/internal.h"
 
@@ -32,6 +35,37 @@ static uint64_t zigzag(int64_t value)
 static int64_t unzigzag(uint64_t value)
 {
 	return (int64_t)(value >> 1) ^ -(int64_t)(value & 1);
+}
+
+static uint64_t seal_of(const struct page_key *key, const void *blob, size_t len_bytes)
+{
+	uint8_t bytes[4 * 8];
+
+	bytes_put_le64(bytes, key->table);
+	for (int i = 0; i < 3; i++)
+		bytes_put_le64(bytes + 8 + i * 8, key->words[i]);
+	return XXH3_64bits_withSeed(blob, len_bytes, XXH3_64bits(bytes, sizeof(bytes)));
+}
+
+void page_seal(const struct page_key *key, struct byte_writer *writer)
+{
+	if (!writer->failed)
+		byte_writer_le64(writer, seal_of(key, writer->data, writer->len_bytes));
+}
+
+int page_unseal(sqlite3_stmt *row, int column, const struct page_key *key, const void **ret_blob, size_t *ret_len_bytes)
+{
+	const uint8_t *blob = sqlite3_column_blob(row, column); /* first: it may change the type that the length is of */
+	int len_bytes = sqlite3_column_bytes(row, column);
+
+	if (blob == NULL || len_bytes < PAGE_SEAL_BYTES)
+		return -EBADMSG;
+	len_bytes -= PAGE_SEAL_BYTES;
+	if (bytes_get_le64(blob + len_bytes) != seal_of(key, blob, (size_t)len_bytes))
+		return -EBADMSG;
+	*ret_blob = blob;
+	*ret_len_bytes = (size_t)len_bytes;
+	return 0;
 }
 
 bool map_page_is_empty(const struct catalog_page *page)

@@ -33,6 +33,8 @@ static int next_past(struct catalog *catalog, struct past_cursor *cursor, struct
 {
 	int result = catalog_step(catalog, cursor->query, failure);
 	struct catalog_states *states = &cursor->states;
+	const void *blob = NULL;
+	size_t len_bytes = 0;
 	bool bad = false;
 
 	cursor->is_there = result == 1;
@@ -47,8 +49,8 @@ static int next_past(struct catalog *catalog, struct past_cursor *cursor, struct
 	};
 	if (bad || states->until == 0)
 		return catalog_bad_row(catalog, "past", failure);
-	if (past_page_decode(sqlite3_column_blob(cursor->query, 3), (size_t)sqlite3_column_bytes(cursor->query, 3),
-			     &cursor->past) < 0) {
+	if (page_unseal(cursor->query, 3, PAST_PAGE_KEY(states->disk, states->page, states->until), &blob, &len_bytes) < 0 ||
+	    past_page_decode(blob, len_bytes, &cursor->past) < 0) {
 		states->is_bad = true;
 		states->present = NULL;
 		states->entries = NULL;
@@ -60,6 +62,8 @@ static int next_live(struct catalog *catalog, struct map_cursor *cursor, struct 
 {
 	int result = catalog_step(catalog, cursor->query, failure);
 	struct catalog_states *states = &cursor->states;
+	const void *blob = NULL;
+	size_t len_bytes = 0;
 	bool bad = false;
 	int64_t key;
 
@@ -74,8 +78,8 @@ static int next_live(struct catalog *catalog, struct map_cursor *cursor, struct 
 	};
 	if (bad)
 		return catalog_bad_row(catalog, "map", failure);
-	if (map_page_decode(sqlite3_column_blob(cursor->query, 1), (size_t)sqlite3_column_bytes(cursor->query, 1),
-			    &cursor->page) < 0) {
+	if (page_unseal(cursor->query, 1, MAP_PAGE_KEY(key), &blob, &len_bytes) < 0 ||
+	    map_page_decode(blob, len_bytes, &cursor->page) < 0) {
 		states->is_bad = true;
 		states->entries = NULL;
 	}

@@ -61,14 +61,18 @@ struct past_row {
 	struct past_page past;
 };
 
-static int read_past_row(struct catalog *catalog, sqlite3_stmt *query, struct past_row *ret_row, struct failure *failure)
+static int read_past_row(struct catalog *catalog, sqlite3_stmt *query, int64_t disk, struct past_row *ret_row,
+			 struct failure *failure)
 {
+	const void *blob = NULL;
+	size_t len_bytes = 0;
 	bool bad = false;
 
 	ret_row->until = (uint32_t)column_u64(query, 0, UINT32_MAX, &bad);
 	ret_row->page = column_u64(query, 1, ((uint64_t)1 << 40) - 1, &bad);
 	if (bad ||
-	    past_page_decode(sqlite3_column_blob(query, 2), (size_t)sqlite3_column_bytes(query, 2), &ret_row->past) < 0)
+	    page_unseal(query, 2, PAST_PAGE_KEY(disk, ret_row->page, ret_row->until), &blob, &len_bytes) < 0 ||
+	    past_page_decode(blob, len_bytes, &ret_row->past) < 0)
 		return catalog_bad_row(catalog, "past", failure);
 	return 0;
 }
@@ -89,7 +93,7 @@ static int next_past_row(struct catalog *catalog, int64_t disk, uint32_t last_un
 	result = catalog_step(catalog, query, failure);
 	if (result <= 0)
 		return result;
-	result = read_past_row(catalog, query, row, failure);
+	result = read_past_row(catalog, query, disk, row, failure);
 	return result < 0 ? result : 1;
 }
 
@@ -106,6 +110,7 @@ static int put_past_row(struct catalog *catalog, int64_t disk, const struct past
 	bind_u64(put, 3, row->until);
 	if (!is_empty) {
 		past_page_encode(&row->past, &writer);
+		page_seal(PAST_PAGE_KEY(disk, row->page, row->until), &writer);
 		if (writer.failed)
 			return fail_errno(failure, -ENOMEM, "catalog");
 		(void)sqlite3_bind_blob64(put, 4, writer.data, writer.len_bytes, SQLITE_STATIC);

@@ -76,11 +76,13 @@ int catalog_chunk_walk(struct catalog *catalog, uint64_t first, uint64_t end, ca
 	bind_u64(query, 1, first / CATALOG_CHUNK_PAGE_ENTRIES);
 	bind_u64(query, 2, (end - 1) / CATALOG_CHUNK_PAGE_ENTRIES);
 	while ((result = catalog_step(catalog, query, failure)) == 1) {
+		const void *blob = NULL;
+		size_t len_bytes = 0;
 		bool bad = false;
 
 		page->number = column_u64(query, 0, ((uint64_t)1 << 62) / CATALOG_CHUNK_PAGE_ENTRIES, &bad);
-		if (bad ||
-		    chunk_page_decode(sqlite3_column_blob(query, 1), (size_t)sqlite3_column_bytes(query, 1), page) < 0)
+		if (bad || page_unseal(query, 1, CHUNK_PAGE_KEY(page->number), &blob, &len_bytes) < 0 ||
+		    chunk_page_decode(blob, len_bytes, page) < 0)
 			result = visit(opaque, page->number * CATALOG_CHUNK_PAGE_ENTRIES, NULL);
 		else
 			result = visit_page(page, first, end, visit, opaque);

@@ -172,24 +172,6 @@ expect_equal "true" "$(wherry images test --json | jq '.images[0].damaged')" "an
 rm -rf "$WHERRY_STORE"
 mv whole "$WHERRY_STORE"
 
-say "a catalog of the format without clones"
-cp -r "$WHERRY_STORE" whole
-for name in flat deep5 deep4 deep3 deep2 deep1 test; do
-	expect_exit 0 wherry remove $name
-done
-sqlite3 "$WHERRY_STORE/catalog.db" 'DROP TABLE base; PRAGMA user_version=1' >/dev/null
-expect_exit 0 wherry disks --json
-expect_equal "small web01" "$(json_get '[.disks[].name] | join(" ")')"
-check_export web01@1 kept1
-expect_exit 0 wherry clone web01@1 new
-check_export new kept1
-expect_equal 2 "$(sqlite3 "$WHERRY_STORE/catalog.db" 'PRAGMA user_version')"
-expect_exit 0 wherry remove new
-expect_exit 0 wherry delete web01@1 # nothing uses it any more
-expect_exit 0 wherry check --deep --json --progress=none
-rm -rf "$WHERRY_STORE"
-mv whole "$WHERRY_STORE"
-
 say "killed at any call"
 # killed COMMAND…: sets STATUS.
 killed() {

@@ -560,7 +560,7 @@ hostile "a virtual table" catalog change "CREATE VIRTUAL TABLE v USING fts5(a)"
 hostile "a check" catalog change_schema "UPDATE sqlite_schema SET sql = replace(sql, 'keep INTEGER NOT NULL', 'keep INTEGER NOT NULL
 	CHECK ((WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n) > 0)') WHERE name = 'disk'"
 hostile "another's database" catalog change "PRAGMA application_id = 7"
-hostile "a newer catalog" catalog change "PRAGMA user_version = 2"
+hostile "a newer catalog" catalog change "PRAGMA user_version = 4"
 hostile "an older catalog" catalog change "PRAGMA user_version = 0"
 hostile "a database without a log" any change "PRAGMA journal_mode = DELETE"
 garbage() {

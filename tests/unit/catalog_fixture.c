@@ -164,10 +164,13 @@ static void count_map(struct catalog *catalog, struct count *count)
 	AUTO_FREE struct catalog_page *page = malloc(sizeof(*page));
 	sqlite3_stmt *rows = NULL;
 
-	assert_int_equal(sqlite3_prepare_v2(catalog->db, "SELECT entries FROM map", -1, &rows, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_prepare_v2(catalog->db, "SELECT entries,key FROM map", -1, &rows, NULL), SQLITE_OK);
 	while (sqlite3_step(rows) == SQLITE_ROW) {
-		assert_int_equal(
-			map_page_decode(sqlite3_column_blob(rows, 0), (size_t)sqlite3_column_bytes(rows, 0), page), 0);
+		const void *blob = NULL;
+		size_t len_bytes = 0;
+
+		assert_int_equal(page_unseal(rows, 0, MAP_PAGE_KEY(sqlite3_column_int64(rows, 1)), &blob, &len_bytes), 0);
+		assert_int_equal(map_page_decode(blob, len_bytes, page), 0);
 		assert_false(map_page_is_empty(page));
 		for (unsigned i = 0; i < CATALOG_PAGE_ENTRIES; i++)
 			count_entry(count, &page->entries[i]);
@@ -180,10 +183,18 @@ static void count_past(struct catalog *catalog, struct count *count)
 	AUTO_FREE struct past_page *past = malloc(sizeof(*past));
 	sqlite3_stmt *rows = NULL;
 
-	assert_int_equal(sqlite3_prepare_v2(catalog->db, "SELECT until,entries FROM past", -1, &rows, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_prepare_v2(catalog->db, "SELECT until,entries,disk,page FROM past", -1, &rows, NULL), SQLITE_OK);
 	while (sqlite3_step(rows) == SQLITE_ROW) {
-		assert_int_equal(
-			past_page_decode(sqlite3_column_blob(rows, 1), (size_t)sqlite3_column_bytes(rows, 1), past), 0);
+		const void *blob = NULL;
+		size_t len_bytes = 0;
+
+		assert_int_equal(page_unseal(rows, 1,
+					     PAST_PAGE_KEY(sqlite3_column_int64(rows, 2),
+							   (uint64_t)sqlite3_column_int64(rows, 3),
+							   (uint64_t)sqlite3_column_int64(rows, 0)),
+					     &blob, &len_bytes),
+				 0);
+		assert_int_equal(past_page_decode(blob, len_bytes, past), 0);
 		for (unsigned i = 0; i < CATALOG_PAGE_ENTRIES; i++) {
 			if (!past->present[i])
 				continue;

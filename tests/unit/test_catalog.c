@@ -167,7 +167,7 @@ static void newer_format_is_refused(void **state)
 {
 	struct two *two = *state;
 
-	catalog_fixture_execute(two->a, "PRAGMA user_version=3");
+	catalog_fixture_execute(two->a, "PRAGMA user_version=4");
 	assert_refused(two, -EPROTONOSUPPORT);
 	catalog_fixture_execute(two->a, "PRAGMA user_version=0");
 	assert_refused(two, -EBADMSG);
