@@ -241,11 +241,14 @@ done
 
 # ---------------------------------------------------------------- catalog
 
-# What says which chunk is where on a disk has a checksum. What has none can't make other content come out.
+# What says which chunk is where on a disk has a checksum, and its key with it. A key itself has none, nor have the numbers of disks and
+# images: a row that is not where it is looked for is one that was never written. A check finds that, for it counts all references
+# anew; an export alone can't.
 say "the catalog"
 # Most of a small database is room; places that hold something are what is looked at.
 mapfile -t places < <(od -An -v -tu1 -w1 pristine/catalog.db | awk '$1 != 0 { print NR - 1 }')
 unseen=0
+beyond_export=0
 for ((n = 0; n < (THOROUGH == 1 ? 600 : 6); n++)); do
 	random_number ${#places[@]}
 	at=${places[NUMBER]}
@@ -256,10 +259,13 @@ for ((n = 0; n < (THOROUGH == 1 ? 600 : 6); n++)); do
 	checked
 	found=$STATUS
 	right_or_nothing web01@1 web01@2 web01@3 web01 web02@1
-	[[ -z $WRONG ]] || die "$CASE: other content comes out of$WRONG"
+	if [[ -n $WRONG ]]; then
+		((found != 0)) || die "$CASE: other content comes out of$WRONG, and check finds nothing"
+		beyond_export=$((beyond_export + 1))
+	fi
 	((found != 0)) || unseen=$((unseen + 1))
 	mend
 done
-say "  $unseen were harmless"
+say "  $unseen were harmless; $beyond_export were found by a check, and not by an export"
 
 say "$flips flips"
