@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "common/cleanup.h"
 #include "common/units.h"
@@ -173,11 +174,22 @@ static int plugin_get_ready(void)
 	return report(exports_check(&options, &failure), &failure);
 }
 
+/*
+ * exit=last: nbdkit 1.32 asks the kernel to be ended with its parent, whether it was told to or not, and what has ended
+ * so is a block device that fails. Here, before the first client is taken, it is asked not to. We are in the thread
+ * that had asked, which is the one that counts.
+ */
 static int plugin_after_fork(void)
 {
 	struct failure failure = {.code = 0};
 
-	return report(exports_start(&options, &exports, &failure), &failure);
+	if (report(exports_start(&options, &exports, &failure), &failure) < 0)
+		return -1;
+	if (exits_with_last_client && prctl(PR_SET_PDEATHSIG, 0) < 0) {
+		nbdkit_error("exit=last: outliving the parent: %m");
+		return -1;
+	}
+	return 0;
 }
 
 static void plugin_cleanup(void)

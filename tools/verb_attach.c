@@ -219,7 +219,7 @@ static int connect_device(const struct command_line *line, unsigned device, cons
 			  const char *log_path, struct failure *failure)
 {
 	char node[32], words[LINE_BYTES];
-	const char *const command[] = {"nbd-client", "-nonetlink", "-unix", socket_path, "-N", line->arguments[0],
+	const char *const command[] = {"nbd-client", "-unix", socket_path, "-N", line->arguments[0],
 				       "-b",	     "512",   node,	   NULL};
 	int status;
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # A real kernel attaches our disks: Debian's cloud kernel in a virtual machine, emulated, with an initramfs made here. With nbd-client
-# over TCP it takes an export of this host, partitions it, makes a file system, writes files; this host checks what came of it.
+# over TCP it takes an export of this host, partitions it, makes a file system, writes files; this host checks what came of it. And
+# inside of it attach and detach do what they say: the module, devices, partitions, what is refused, a server that dies.
 # timeout: 400
 . "$(dirname "$0")/functions.sh"
 
@@ -84,7 +85,51 @@ make_init() {
 		ip link set eth0 up
 		ok network
 
-		modprobe nbd
+		# attach loads the module nbd itself
+		wherry init >/dev/null
+		wherry sync /root/small.img small --progress=none >/dev/null
+		test ! -e /sys/block/nbd0
+		device=$(wherry attach small@1)
+		test "$device" = /dev/nbd0
+		test -b /dev/nbd0p1
+		cmp /dev/nbd0 /root/small.img
+		test "$(cat /sys/block/nbd0/ro)" = 1
+		ok attached
+		mount -o ro /dev/nbd0p1 /mnt
+		wherry detach /dev/nbd0 2>/tmp/error && end "detached what is mounted"
+		grep -q 'mounted or in use' /tmp/error
+		umount /mnt
+		wherry attach small@1 /dev/nbd0 2>/tmp/error && end "attached twice to one device"
+		grep -q 'is in use' /tmp/error
+		ok refused
+
+		test "$(wherry attach small@1 --scratch)" = /dev/nbd1
+		mount /dev/nbd1p1 /mnt
+		echo hello >/mnt/scratch
+		umount /mnt
+		cmp /dev/nbd1 /root/small.img >/dev/null && end "nothing was written"
+		cmp /dev/nbd0 /root/small.img
+		wherry detach small@1 2>/tmp/error && end "detached one of two"
+		grep -q 'attached more than once' /tmp/error
+		wherry detach /dev/nbd1
+		test "$(cat /sys/block/nbd1/size)" = 0
+		ok scratch
+
+		# the server dies: what is left blocks nobody
+		test "$(wherry attach small@1/1)" = /dev/nbd1
+		kill -9 "$(sed -n 3p /run/wherry/nbd1)"
+		wherry detach small@1/1
+		test "$(wherry attach small@1)" = /dev/nbd1
+		cmp /dev/nbd1 /root/small.img
+		wherry detach /dev/nbd1
+		wherry detach small@1
+		test -z "$(ls /run/wherry)"
+		pidof nbdkit && end "a server is left"
+		ok detached
+		wherry attach small@7 2>/tmp/error && end "attached what is not there"
+		grep -q 'small@7' /tmp/error
+		ok unknown
+
 		/usr/sbin/nbd-client -nonetlink "$HOST" "$PORT" /dev/nbd0 -N "$NAME" >/dev/null
 		printf 'label: gpt\nsize=24MiB, type=L\nsize=+, type=S\n' | /usr/sbin/sfdisk -q /dev/nbd0
 		/usr/sbin/mke2fs -q -t ext4 /dev/nbd0p1
@@ -128,7 +173,7 @@ timeout 300 qemu-system-x86_64 -machine accel=tcg -m 512 -nographic -no-reboot -
 	-append "console=ttyS0 panic=-1 quiet" -netdev user,id=net -device virtio-net-pci,netdev=net,romfile= >console 2>&1 </dev/null ||
 	die "the machine: $(tail -n 20 console)"
 tr -d '\r' <console >console.txt
-for step in network written; do
+for step in network attached refused scratch detached unknown written; do
 	grep -q "STEP $step" console.txt || { tail -n 40 console.txt >&2 && die "the machine did not get to '$step'"; }
 done
 grep -q "^END well" console.txt
