@@ -164,7 +164,7 @@ static int plugin_config_complete(void)
 	"store=PATH      the store; without it $WHERRY_STORE, else " DEFAULT_STORE "\n" \
 	"scratch=1       images can be written to, until their last client leaves\n"    \
 	"cache=SIZE      memory for decompressed content (128M)\n"                      \
-	"exit=last       ends with the last client\n"                                   \
+	"exit=last       ends with the last client, not with who started it\n"          \
 	"rw=mirror       disks that rounds write to can be written to by others, too"
 
 static int plugin_get_ready(void)

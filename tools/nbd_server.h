@@ -18,8 +18,8 @@
 struct nbd_server {
 	const char *reference;	       /* what is served; NULL: everything */
 	const struct options *options; /* store, scratch, cache, rw, read_only, TLS */
-	bool ends_with_last_client;
-	const char *log_path; /* its standard error; NULL: ours */
+	bool ends_with_last_client;    /* rather than with us */
+	const char *log_path;	       /* its standard error; NULL: ours */
 };
 
 /* The folder for sockets: /run/wherry, or the like for who isn't root. It is made. Caller frees. */

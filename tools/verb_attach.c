@@ -3,8 +3,9 @@
  * wherry attach, detach: content as a block device of this host, by the kernel's NBD client.
  *
  * attach starts an nbdkit for just this device, which ends by itself when the device is disconnected: nothing has to be
- * ended by detach, and who disconnects with nbd-client himself leaves nothing behind but two small files. In the
- * runtime folder there are, for nbdN:
+ * ended by detach, and who disconnects with nbd-client himself leaves nothing behind but a few small files. nbd-client
+ * talks to the kernel by netlink, unless it was built without: no process of its own has to live for the device then.
+ * In the runtime folder there are, for nbdN:
  *
  *     nbdN.sock   what nbd-client connected to
  *     nbdN.log    what nbdkit had to say

@@ -123,12 +123,26 @@ make_init() {
 		cmp /dev/nbd1 /root/small.img
 		wherry detach /dev/nbd1
 		wherry detach small@1
+		ok detached
+
+		# a live disk: what was written is there the next time
+		wherry create new 16M >/dev/null
+		test "$(wherry attach new)" = /dev/nbd0
+		dd if=/root/small.img of=/dev/nbd0 bs=64k conv=fsync 2>/dev/null
+		wherry attach new 2>/tmp/error && end "attached a live disk twice"
+		wherry detach new
+		test "$(wherry attach new --read-only)" = /dev/nbd0
+		test -b /dev/nbd0p1
+		head -c 8388608 /dev/nbd0 | cmp - /root/small.img
+		wherry detach new
+		ok live
+
+		wherry attach small@7 2>/tmp/error && end "attached what is not there"
+		grep -q 'small@7: there is none' /tmp/error
+		ok unknown
 		test -z "$(ls /run/wherry)"
 		pidof nbdkit && end "a server is left"
-		ok detached
-		wherry attach small@7 2>/tmp/error && end "attached what is not there"
-		grep -q 'small@7' /tmp/error
-		ok unknown
+		ok tidy
 
 		/usr/sbin/nbd-client -nonetlink "$HOST" "$PORT" /dev/nbd0 -N "$NAME" >/dev/null
 		printf 'label: gpt\nsize=24MiB, type=L\nsize=+, type=S\n' | /usr/sbin/sfdisk -q /dev/nbd0
@@ -173,7 +187,7 @@ timeout 300 qemu-system-x86_64 -machine accel=tcg -m 512 -nographic -no-reboot -
 	-append "console=ttyS0 panic=-1 quiet" -netdev user,id=net -device virtio-net-pci,netdev=net,romfile= >console 2>&1 </dev/null ||
 	die "the machine: $(tail -n 20 console)"
 tr -d '\r' <console >console.txt
-for step in network attached refused scratch detached unknown written; do
+for step in network attached refused scratch detached live unknown tidy written; do
 	grep -q "STEP $step" console.txt || { tail -n 40 console.txt >&2 && die "the machine did not get to '$step'"; }
 done
 grep -q "^END well" console.txt

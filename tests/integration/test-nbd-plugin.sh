@@ -169,6 +169,23 @@ wait_until 10 eval "wherry images --json | jq -e '.images[] | select(.disk == \"
 expect_error "web01@1: in use by nbdkit .*pid $NBD_PID" wherry delete web01@1
 stop_process "$holder"
 
+say "exit=last: it outlives who started it, and ends with its last client"
+# start_orphan NAME ARGUMENT…: a server on NAME.sock whose parent leaves as soon as it answers.
+start_orphan() {
+	bash -c 'name=$1
+		shift
+		nbdkit --foreground --unix "$name.sock" --pidfile "$name.pid" "$@" &
+		until nbdinfo --size "nbd+unix:///web01@2?socket=$name.sock"; do sleep 0.1; done' \
+		bash "$@" >"$1.log" 2>&1 || die "$(cat "$1.log")"
+}
+start_orphan "$WORK/mortal" --exit-with-parent "$PLUGIN" store="$WHERRY_STORE" web01@2
+wait_until 20 eval '! kill -0 "$(cat mortal.pid)"'
+start_orphan "$WORK/orphan" "$PLUGIN" store="$WHERRY_STORE" web01@2 exit=last
+sleep 0.5 # it would need no longer than this to end with its parent
+nbdcopy "nbd+unix:///web01@2?socket=$WORK/orphan.sock" out.img || die "it ended with its parent: $(cat orphan.log)"
+check_same disk.img out.img
+wait_until 20 eval '! kill -0 "$(cat orphan.pid)"'
+
 say "nbdkit's filters work on top"
 start_nbdkit --filter=partition "$PLUGIN" web01@2 partition=2
 nbdcopy "$NBD_URI" out.part
