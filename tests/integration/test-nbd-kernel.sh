@@ -3,6 +3,7 @@
 # A real kernel attaches our disks: Debian's cloud kernel in a virtual machine, emulated, with an initramfs made here. With nbd-client
 # over TCP it takes an export of this host, partitions it, makes a file system, writes files; this host checks what came of it. And
 # inside of it attach and detach do what they say: the module, devices, partitions, what is refused, a server that dies.
+# thorough: yes
 # timeout: 400
 . "$(dirname "$0")/functions.sh"
 
