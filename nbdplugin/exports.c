@@ -219,7 +219,7 @@ static int understand(struct exports *exports, const char *name, struct request 
 	return error;
 }
 
-static int make_key(struct exports *exports, const struct request *request, char ret_key[EXPORT_NAME_BYTES],
+static int make_key(struct exports *exports, struct request *request, char ret_key[EXPORT_NAME_BYTES],
 		    struct failure *failure)
 {
 	uint32_t number;
@@ -234,9 +234,13 @@ static int make_key(struct exports *exports, const struct request *request, char
 		return 0;
 	}
 	error = store_resolve_image(exports->store, &request->reference, &number, failure);
-	if (error == 0)
-		(void)snprintf(ret_key, EXPORT_NAME_BYTES, "%s@%" PRIu32, request->reference.disk, number);
-	return error;
+	if (error < 0)
+		return error;
+	/* what is opened is what the key says, though another image may be the latest by then */
+	request->reference.which = STORE_NUMBER;
+	request->reference.number = number;
+	(void)snprintf(ret_key, EXPORT_NAME_BYTES, "%s@%" PRIu32, request->reference.disk, number);
+	return 0;
 }
 
 /* ---- coming and going ---- */
@@ -325,7 +329,7 @@ static int open_shared_locked(struct exports *exports, const char *key, const st
 	return 0;
 }
 
-static int acquire(struct exports *exports, const struct request *request, bool read_only,
+static int acquire(struct exports *exports, struct request *request, bool read_only,
 		   struct shared_disk **ret_shared, struct failure *failure)
 {
 	char key[EXPORT_NAME_BYTES];

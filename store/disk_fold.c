@@ -31,7 +31,7 @@
 #include "common/units.h"
 #include "store/disk_internal.h"
 
-enum { BATCH_CHUNKS = 256, IMAGE_PASSES = 3, IMAGE_REST_ENTRIES = 512, IDLE_SECONDS = 3, FOLD_TRIES = 3 };
+enum { BATCH_CHUNKS = 256, IMAGE_PASSES = 3, IMAGE_REST_ENTRIES = 512, IDLE_SECONDS = 3, FOLD_TRIES = 3, DAMAGED_MOST = 256 };
 
 struct folded {
 	uint64_t index;
@@ -50,6 +50,10 @@ struct batch {
 	uint8_t *plain; /* of one chunk */
 	struct store_scratch *scratch;
 	uint64_t indexes[BATCH_CHUNKS];
+	/* What is below these can't be read: they stay in the journal, and the others go on. */
+	uint64_t damaged[DAMAGED_MOST];
+	size_t damaged_count;
+	struct failure damage; /* of the first */
 };
 
 static bool has_extent_in(const struct chunk_state *state, uint64_t through_file)
@@ -60,11 +64,19 @@ static bool has_extent_in(const struct chunk_state *state, uint64_t through_file
 	return false;
 }
 
+static bool is_damaged(const struct batch *batch, uint64_t index)
+{
+	for (size_t i = 0; i < batch->damaged_count; i++)
+		if (batch->damaged[i] == index)
+			return true;
+	return false;
+}
+
 static int choose(void *opaque, struct chunk_state *state)
 {
 	struct batch *batch = opaque;
 
-	if (!has_extent_in(state, batch->through_file))
+	if (!has_extent_in(state, batch->through_file) || is_damaged(batch, state->index))
 		return 0;
 	if (batch->count == BATCH_CHUNKS) {
 		batch->is_more = true;
@@ -175,8 +187,23 @@ static int fold_batch(struct batch *batch, struct failure *failure)
 	struct failure why = {.code = 0};
 	int result = 0;
 
-	for (size_t i = 0; result == 0 && i < batch->count; i++)
-		result = store_content(batch, &batch->chunks[i], failure);
+	for (size_t i = 0; result == 0 && i < batch->count;) {
+		struct failure cause = {.code = 0};
+
+		result = store_content(batch, &batch->chunks[i], &cause);
+		if (result == -EBADMSG && batch->damaged_count < DAMAGED_MOST) {
+			batch->damaged[batch->damaged_count++] = batch->chunks[i].index;
+			(void)fail_from(&batch->damage, &cause);
+			memmove(&batch->chunks[i], &batch->chunks[i + 1], (--batch->count - i) * sizeof(batch->chunks[0]));
+			result = 0;
+		} else if (result < 0) {
+			(void)fail_from(failure, &cause);
+		} else {
+			i++;
+		}
+	}
+	if (result == 0 && batch->count == 0)
+		return 0;
 	if (result == 0)
 		result = journal_sync(batch->disk->journal, failure);
 	if (result < 0)
@@ -303,6 +330,11 @@ static int fold_through(struct disk *disk, uint64_t through_file, bool is_locked
 	if (result == 0)
 		result = fold_batches(batch, failure);
 	disk_scratch_give(disk, batch->scratch);
+	if (result == 0 && batch->damaged_count > 0) {
+		int dropped = drop_files(disk, through_file, is_locked, failure);
+
+		return dropped < 0 ? dropped : fail_from(failure, &batch->damage);
+	}
 	return result == 0 ? drop_files(disk, through_file, is_locked, failure) : result;
 }
 

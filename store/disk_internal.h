@@ -42,8 +42,7 @@ struct pending_content {
 	store_chunk chunk;
 	uint8_t digest[DIGEST_BYTES];
 	uint8_t fingerprint[FINGERPRINT_BYTES];
-	uint8_t *plain; /* owned; NULL unless the chunk was one the store had: that may be cleaned away until we commit
-			 */
+	uint8_t *plain; /* owned; of a chunk: it may be cleaned away until we commit */
 	uint32_t plain_bytes;
 };
 

@@ -9,8 +9,9 @@
  * commits what is pending, and syncs the journal; neither needs the other's order: until it returns, either content of
  * what was written is right.
  *
- * Pending content is put, not referenced. What the store had already (found by its digest) may be cleaned away until
- * the commit; its plain bytes are kept until then, so that they can be put after all (-ESTALE).
+ * Pending content is put, not referenced. Whether the store had it, or another commit of the same store has entered it into the catalog
+ * meanwhile: clean-up may take it away until ours refers to it. So its plain bytes are kept until then, at most
+ * DISK_KEPT_MOST_BYTES, and are put again when a commit says that something is gone (-ESTALE).
  */
 #include <assert.h>
 #include <errno.h>
@@ -116,12 +117,10 @@ static int write_chunk_locked(struct disk *disk, struct stripe *stripe, uint64_t
 	disk_scratch_give(disk, scratch);
 	if (result < 0)
 		return result;
-	if (was_there) {
-		content.plain = malloc(plain_bytes);
-		if (content.plain == NULL)
-			return fail_errno(failure, -ENOMEM, "%s", disk->name);
-		memcpy(content.plain, plain, plain_bytes);
-	}
+	content.plain = malloc(plain_bytes);
+	if (content.plain == NULL)
+		return fail_errno(failure, -ENOMEM, "%s", disk->name);
+	memcpy(content.plain, plain, plain_bytes);
 	chunk_cache_keep(disk->cache, disk->store, content.chunk, plain, plain_bytes);
 	result = set_pending_locked(disk, stripe, index, &content, failure);
 	if (result < 0)
@@ -158,7 +157,7 @@ static int journal_piece_locked(struct disk *disk, struct stripe *stripe, uint64
 					  .file = place.file,
 					  .place_bytes = place.off_bytes,
 					  .is_zero = data == NULL});
-	disk->journaled_bytes += (data != NULL ? len_bytes : 0) + 64;
+	disk->journaled_bytes = journal_bytes(disk->journal);
 	disk->appended_at = units_monotonic_seconds();
 	return 0;
 }
@@ -437,9 +436,11 @@ static int change(struct disk *disk, const uint8_t *data, uint64_t len_bytes, ui
 		int result = disk_fold_throttle(disk, failure);
 
 		if (result == 0)
-			result = change_piece(disk, off_bytes / disk->chunk_bytes, into, piece, data, failure);
+			result = journal_check(disk->journal, failure);
 		if (result == 0)
 			result = commit_if_much(disk, failure);
+		if (result == 0)
+			result = change_piece(disk, off_bytes / disk->chunk_bytes, into, piece, data, failure);
 		if (result < 0)
 			return result;
 		data = data == NULL ? NULL : data + piece;
@@ -494,36 +495,42 @@ static int compare_indexes(const void *a, const void *b)
 	return first < second ? -1 : first > second;
 }
 
-static int commit_zeros(struct zeroing *zeroing, uint64_t first, uint64_t end, struct failure *failure)
+static int commit_zeros(struct zeroing *zeroing, const struct store_change *changes, size_t count, struct failure *failure)
 {
-	struct disk *disk = zeroing->disk;
-	const struct store_change all = {.first_chunk = first, .chunk_count = end - first, .kind = STORE_MAP_NOTHING};
-	WITH_LOCK(&disk->put_lock);
+	WITH_LOCK(&zeroing->disk->put_lock);
 
-	return first == end ? 0 : store_commit(disk->view, &all, 1, NULL, failure);
+	return count == 0 ? 0 : store_commit(zeroing->disk->view, changes, count, NULL, failure);
 }
 
-/* All stripes are locked, and nothing is pending: the range between chunks with records in one commit each, those by
- * way of the journal. */
+/* All stripes are locked, and nothing is pending: what lies between chunks with records by commits, those by way of the journal. */
 static int zero_range_locked(struct zeroing *zeroing, struct failure *failure)
 {
 	struct disk *disk = zeroing->disk;
+	AUTO_FREE struct store_change *changes = NULL;
 	uint64_t first = zeroing->first;
+	size_t count = 0;
 	int result = disk_each_state(disk, true, note_journaled, zeroing);
 
-	if (result < 0)
-		return fail_errno(failure, result, "%s", disk->name);
+	if (result == 0)
+		changes = calloc(zeroing->count + 1, sizeof(*changes));
+	if (result < 0 || changes == NULL)
+		return fail_errno(failure, result < 0 ? result : -ENOMEM, "%s", disk->name);
 	if (zeroing->count > 1)
 		qsort(zeroing->journaled, zeroing->count, sizeof(*zeroing->journaled), compare_indexes);
-	for (size_t i = 0; result == 0 && i <= zeroing->count; i++) {
+	for (size_t i = 0; i <= zeroing->count; i++) {
 		uint64_t end = i < zeroing->count ? zeroing->journaled[i] : zeroing->end;
 
-		result = commit_zeros(zeroing, first, end, failure);
-		if (result == 0 && i < zeroing->count)
-			result = journal_piece_locked(disk, disk_stripe(disk, end), end, 0,
-						      disk_chunk_length(disk, end), NULL, failure);
+		if (end > first)
+			changes[count++] = (struct store_change){
+				.first_chunk = first, .chunk_count = end - first, .kind = STORE_MAP_NOTHING};
 		first = end + 1;
 	}
+	for (size_t i = 0; result == 0 && i < count; i += STORE_COMMIT_MOST_CHANGES)
+		result = commit_zeros(zeroing, changes + i,
+				      count - i < STORE_COMMIT_MOST_CHANGES ? count - i : STORE_COMMIT_MOST_CHANGES, failure);
+	for (size_t i = 0; result == 0 && i < zeroing->count; i++)
+		result = journal_piece_locked(disk, disk_stripe(disk, zeroing->journaled[i]), zeroing->journaled[i], 0,
+					      disk_chunk_length(disk, zeroing->journaled[i]), NULL, failure);
 	return result;
 }
 

@@ -2,9 +2,9 @@
 /*
  * A journal is a row of files, 0000000000000001.wj and so on, each
  *
- *     0   file header   FILE_HEADER_BYTES
- *     64  records, one behind the other, each padded with zeros to a multiple of 8
- *         what is behind the last one is zeros, written ahead (see below), or nothing
+ *     0     file header   FILE_HEADER_BYTES, and zeros: a block of its own
+ *     4096  records, one behind the other, each padded with zeros to a multiple of 8
+ *           what is behind the last one is zeros, written ahead (see below), or nothing
  *
  *     file header                            record header
  *     0   8  "wherryJ1"                      0   4  "WJr1"
@@ -311,13 +311,20 @@ static int read_all(int fd, void *buffer, size_t len_bytes, uint64_t off_bytes)
 	return 0;
 }
 
-static int add_file(struct journal *journal, const struct journal_file *file)
+static int reserve_file(struct journal *journal)
 {
 	struct journal_file *grown = reallocarray(journal->files, journal->file_count + 1, sizeof(*grown));
 
 	if (grown == NULL)
 		return -ENOMEM;
 	journal->files = grown;
+	return 0;
+}
+
+static int add_file(struct journal *journal, const struct journal_file *file)
+{
+	if (reserve_file(journal) < 0)
+		return -ENOMEM;
 	journal->files[journal->file_count++] = *file;
 	return 0;
 }
@@ -326,7 +333,7 @@ static int add_file(struct journal *journal, const struct journal_file *file)
 static int make_file(struct journal *journal, uint64_t number, uint64_t first_sequence, struct journal_file *ret_file,
 		     struct failure *failure)
 {
-	uint8_t header[FILE_HEADER_BYTES] = {0};
+	uint8_t header[BLOCK_BYTES] = {0}; /* a block of its own: it is not written again when records come */
 	uint64_t salt;
 	char name[NAME_BYTES];
 	int error = hash_random(&salt, sizeof(salt), failure);
@@ -353,8 +360,8 @@ static int make_file(struct journal *journal, uint64_t number, uint64_t first_se
 	*ret_file = (struct journal_file){.number = number,
 					  .fd = take_fd(&fd),
 					  .salt = salt,
-					  .tail_bytes = FILE_HEADER_BYTES,
-					  .ahead_bytes = FILE_HEADER_BYTES};
+					  .tail_bytes = BLOCK_BYTES,
+					  .ahead_bytes = BLOCK_BYTES};
 	return 0;
 }
 
@@ -533,7 +540,7 @@ static int replay_file(struct replaying *replaying, uint64_t number, bool is_fir
 	/* A successor is begun when everything before is durable: a gap in front of it is damage. */
 	if (is_whole && (replaying->has_ended || first_sequence != journal->next_sequence))
 		result = fail_damaged(journal, number, 0, failure);
-	else if (!is_whole && file.ahead_bytes > FILE_HEADER_BYTES)
+	else if (!is_whole && file.ahead_bytes > BLOCK_BYTES)
 		result = fail_damaged(journal, number, 0,
 				      failure); /* nothing goes into a file before its header is durable */
 	else if (!is_whole)
@@ -557,14 +564,18 @@ static int cut_off_rest(struct journal *journal, struct failure *failure)
 	if (journal->file_count == 0)
 		return 0;
 	last = &journal->files[journal->file_count - 1];
-	/* not within the last block: that would write it again. What is left there is no record, or not the next in the
-	 * sequence */
-	if (next_block(last->tail_bytes) >= last->ahead_bytes)
-		return 0;
-	if (ftruncate(last->fd, next_block(last->tail_bytes)) < 0 || fdatasync(last->fd) < 0)
-		return fail_file(journal, last->number, -errno, "what a crash left unfinished can't be cut off",
-				 failure);
-	last->ahead_bytes = next_block(last->tail_bytes);
+	/*
+	 * Not within the last block: that would write it again. What is left there is no record, or not the next in the sequence. What was
+	 * replayed may be in the page cache only: from here on it counts as durable.
+	 */
+	if (next_block(last->tail_bytes) < last->ahead_bytes) {
+		if (ftruncate(last->fd, next_block(last->tail_bytes)) < 0)
+			return fail_file(journal, last->number, -errno, "what a crash left unfinished can't be cut off", failure);
+		last->ahead_bytes = next_block(last->tail_bytes);
+	}
+	for (size_t i = 0; i < journal->file_count; i++)
+		if (fdatasync(journal->files[i].fd) < 0)
+			return fail_file(journal, journal->files[i].number, -errno, "can't be made durable", failure);
 	return 0;
 }
 
@@ -679,15 +690,14 @@ static int begin_file_locked(struct journal *journal, struct failure *failure)
 		return fail_for_good_locked(journal);
 	}
 	journal->synced_sequence = journal->next_sequence - 1;
+	if (reserve_file(journal) < 0)
+		return fail_errno(failure, -ENOMEM, "journal");
 	result = make_file(journal, journal->next_number, journal->next_sequence, &file, failure);
 	if (result < 0)
 		return result;
 	journal->next_number++;
+	journal->files[journal->file_count++] = file;
 	journal->wants_roll = false;
-	if (add_file(journal, &file) < 0) {
-		(void)close(file.fd);
-		return fail_errno(failure, -ENOMEM, "journal");
-	}
 	return 0;
 }
 
@@ -727,7 +737,7 @@ static int reserve_locked(struct journal *journal, uint32_t bytes, struct journa
 		if (file != NULL && !journal->wants_roll && file->tail_bytes < ROLL_BYTES) {
 			if (journal->in_flight_count < IN_FLIGHT_MOST)
 				break;
-		} else if (journal->in_flight_count == 0) {
+		} else if (journal->in_flight_count == 0 && !journal->is_syncing) { /* the kernel tells an error to one sync only */
 			result = begin_file_locked(journal, failure);
 			if (result < 0)
 				return result;
@@ -846,6 +856,8 @@ int journal_sync(struct journal *journal, struct failure *failure)
 	if (result < 0) {
 		(void)fail_errno(failure, result, "disk %s: its journal can't be made durable", journal->name);
 		result = fail_for_good_locked(journal);
+	} else if (journal->error != 0) {
+		result = check_error_locked(journal, failure);
 	} else if (journal->synced_sequence < covered) {
 		journal->synced_sequence = covered;
 	}
@@ -896,9 +908,11 @@ int journal_drop(struct journal *journal, uint64_t file, struct failure *failure
 		format_name(name, journal->files[0].number);
 		if (unlinkat(journal->folder_fd, name, 0) < 0 && errno != ENOENT)
 			return fail_file(journal, journal->files[0].number, -errno, "can't be removed", failure);
-		if (fsync(journal->folder_fd) < 0)
-			return fail_file(journal, journal->files[0].number, -errno, "its removal can't be made durable",
+		if (fsync(journal->folder_fd) < 0) { /* another one might succeed, and prove nothing */
+			(void)fail_file(journal, journal->files[0].number, -errno, "its removal can't be made durable",
 					 failure);
+			return fail_for_good_locked(journal);
+		}
 		(void)close(journal->files[0].fd);
 		memmove(journal->files, journal->files + 1, --journal->file_count * sizeof(*journal->files));
 	}
@@ -927,4 +941,11 @@ uint64_t journal_newest_file(struct journal *journal)
 	WITH_LOCK(&journal->lock);
 
 	return journal->file_count == 0 ? 0 : journal->files[journal->file_count - 1].number;
+}
+
+int journal_check(struct journal *journal, struct failure *failure)
+{
+	WITH_LOCK(&journal->lock);
+
+	return check_error_locked(journal, failure);
 }

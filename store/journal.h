@@ -70,6 +70,9 @@ uint64_t journal_roll(struct journal *journal);
 /* Removes files up to and including this one, oldest first, durably. Nobody reads from them any more. */
 int journal_drop(struct journal *journal, uint64_t file, struct failure *failure);
 
+/* 0, or the failure of all calls to come. */
+int journal_check(struct journal *journal, struct failure *failure);
+
 uint64_t journal_bytes(struct journal *journal);       /* in files */
 uint64_t journal_oldest_file(struct journal *journal); /* 0: none */
 uint64_t journal_newest_file(struct journal *journal);

@@ -151,6 +151,24 @@ int local_begin_locked(struct local_store *local, struct failure *failure)
 	return result < 0 ? result : catalog_begin(local->writer, failure);
 }
 
+/*
+ * A segment that met a full file system takes nothing more, and what was appended since its last sync may be gone. With it go all chunks that
+ * are pending: who refers to one gets -ESTALE, and puts it again. So the store works on when there is room, in another segment or the
+ * same one opened anew, without whoever has it open having to open it anew.
+ */
+static void leave_full_segment_locked(struct local_store *local)
+{
+	int error = local->segment == NULL ? 0 : segment_writer_error(local->segment);
+
+	if (error != -ENOSPC && error != -EDQUOT)
+		return;
+	segment_writer_close(local->segment);
+	local->segment = NULL;
+	local->segment_is_dirty = false;
+	local_close_full_locked(local);
+	pending_clear(&local->pending);
+}
+
 static int append_log_record_locked(struct local_store *local, const struct byte_writer *plain,
 				    struct catalog_log_entry *ret_position, struct failure *failure)
 {
@@ -260,6 +278,7 @@ void local_leave_segment_locked(struct local_store *local, uint32_t number)
 void local_abandon_locked(struct local_store *local)
 {
 	catalog_rollback(local->writer);
+	leave_full_segment_locked(local);
 }
 
 /* ---- finding and putting ---- */
@@ -329,8 +348,10 @@ int local_put_chunk(struct store_view *view, const struct store_encoded *encoded
 	memcpy(header.digest, encoded->digest, DIGEST_BYTES);
 	memcpy(chunk.digest, encoded->digest, DIGEST_BYTES);
 	result = local_append_locked(local, &header, encoded->stored, &chunk.segment, &chunk.off_bytes, failure);
-	if (result < 0)
+	if (result < 0) {
+		leave_full_segment_locked(local);
 		return result;
+	}
 	if (pending_add(&local->pending, &chunk, ret_chunk) < 0)
 		return fail_errno(failure, -ENOMEM, "chunk");
 	*ret_new_bytes = record_total_bytes(encoded->stored_bytes);
@@ -587,8 +608,10 @@ int local_commit(struct store_view *store_view, const struct store_change *chang
 	result = local_sync_locked(local, failure);
 	if (result == 0)
 		result = local_begin_locked(local, failure);
-	if (result < 0)
+	if (result < 0) {
+		leave_full_segment_locked(local);
 		return result;
+	}
 	result = commit_changes_locked(view, changes, count, round, &ids, failure);
 	if (result < 0) {
 		local_abandon_locked(local);

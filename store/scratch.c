@@ -158,6 +158,7 @@ static uint64_t end_of_run(struct scratch *scratch, uint64_t block, uint64_t end
 	enum block_state state = state_of(scratch, block);
 
 	*ret_state = state;
+	block++; /* that one is in the run, whatever has become of it since it was looked at */
 	while (block < end) {
 		struct leaf *leaf = find_leaf(scratch, block);
 		uint64_t word;

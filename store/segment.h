@@ -72,6 +72,8 @@ int segment_writer_sync(struct segment_writer *writer, struct failure *failure);
 
 /* Does not sync: what was not synced is nobody's. Releases the flock. NULL is fine. */
 void segment_writer_close(struct segment_writer *writer);
+/* What made it refuse everything, a negative errno; 0: nothing has. */
+int segment_writer_error(const struct segment_writer *writer);
 
 /*
  * Removes the file of a segment; durable on return (its folder is fsynced). 0 also if there is none. Who has it open

@@ -330,6 +330,11 @@ int segment_writer_open(int segments_fd, const uint8_t store_id[STORE_ID_BYTES],
 	return 0;
 }
 
+int segment_writer_error(const struct segment_writer *writer)
+{
+	return writer->failed.code;
+}
+
 void segment_writer_close(struct segment_writer *writer)
 {
 	if (writer == NULL)

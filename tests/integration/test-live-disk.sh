@@ -83,9 +83,14 @@ if ((EUID == 0)) && [[ -e /dev/loop-control ]]; then
 	head -c 1M noise >piece
 	dd if=piece of=small/junk bs=64K status=none 2>/dev/null || true
 	rm -f small/junk
-	qemu-io -f raw -c "write -P 0x33 200M 4096" -c flush "$NBD_URI" >/dev/null
-	qemu-io -f raw -r -c "read -P 0x33 200M 4096" "$NBD_URI" >read.out
+	qemu-io -f raw -c "write -P 0x33 200M 4096" -c "write -P 0x44 201M 300k" -c flush "$NBD_URI" >/dev/null
+	qemu-io -f raw -r -c "read -P 0x33 200M 4096" -c "read -P 0x44 201M 300k" -c "read -P 0x11 0 4096" -c "read -P 0x22 100k 300k" \
+		"$NBD_URI" >read.out
 	! grep -q "Pattern verification failed" read.out
+	journal_is_folded() {
+		[[ -z $(find small/store/journal -name '*.wj') ]]
+	}
+	wait_until 30 journal_is_folded
 	stop_process "$NBD_PID"
 	expect_exit 0 wherry check --deep
 	unmount small

@@ -236,10 +236,10 @@ static void files_of_another_disk_or_in_pieces_are_refused(void **state)
 
 	assert_int_equal(journal_open(fd, "d", other, see, &seen, &journal, &failure), -EBADMSG);
 	len_bytes = load(path, &whole);
-	whole[64 + 20] ^= 4; /* the first record: the second file was begun when it was durable */
+	whole[4096 + 20] ^= 4; /* the first record: the second file was begun when it was durable */
 	save(path, whole, len_bytes);
 	assert_int_equal(try_open(fd, &count, &journal, &failure), -EBADMSG);
-	whole[64 + 20] ^= 4;
+	whole[4096 + 20] ^= 4;
 	whole[30] ^= 1; /* the header */
 	save(path, whole, len_bytes);
 	assert_int_equal(try_open(fd, &count, &journal, &failure), -EBADMSG);
