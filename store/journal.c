@@ -565,12 +565,13 @@ static int cut_off_rest(struct journal *journal, struct failure *failure)
 		return 0;
 	last = &journal->files[journal->file_count - 1];
 	/*
-	 * Not within the last block: that would write it again. What is left there is no record, or not the next in the sequence. What was
-	 * replayed may be in the page cache only: from here on it counts as durable.
+	 * Not within the last block: that would write it again. What is left there is no record, or not the next in the
+	 * sequence. What was replayed may be in the page cache only: from here on it counts as durable.
 	 */
 	if (next_block(last->tail_bytes) < last->ahead_bytes) {
 		if (ftruncate(last->fd, next_block(last->tail_bytes)) < 0)
-			return fail_file(journal, last->number, -errno, "what a crash left unfinished can't be cut off", failure);
+			return fail_file(journal, last->number, -errno, "what a crash left unfinished can't be cut off",
+					 failure);
 		last->ahead_bytes = next_block(last->tail_bytes);
 	}
 	for (size_t i = 0; i < journal->file_count; i++)
@@ -737,7 +738,8 @@ static int reserve_locked(struct journal *journal, uint32_t bytes, struct journa
 		if (file != NULL && !journal->wants_roll && file->tail_bytes < ROLL_BYTES) {
 			if (journal->in_flight_count < IN_FLIGHT_MOST)
 				break;
-		} else if (journal->in_flight_count == 0 && !journal->is_syncing) { /* the kernel tells an error to one sync only */
+		} else if (journal->in_flight_count == 0 &&
+			   !journal->is_syncing) { /* the kernel tells an error to one sync only */
 			result = begin_file_locked(journal, failure);
 			if (result < 0)
 				return result;
@@ -766,9 +768,9 @@ int journal_append(struct journal *journal, enum journal_kind kind, uint64_t off
 	static const uint8_t padding[8];
 	uint8_t header[RECORD_HEADER_BYTES];
 	struct record record = {.kind = kind, .off_bytes = off_bytes, .len_bytes = len_bytes};
-	struct journal_file file;
+	struct journal_file file = {.fd = -1};
 	uint32_t bytes;
-	unsigned slot;
+	unsigned slot = 0;
 	int error;
 
 	assert(len_bytes > 0 && (kind == JOURNAL_ZERO || len_bytes <= JOURNAL_PAYLOAD_MOST_BYTES));
@@ -910,7 +912,7 @@ int journal_drop(struct journal *journal, uint64_t file, struct failure *failure
 			return fail_file(journal, journal->files[0].number, -errno, "can't be removed", failure);
 		if (fsync(journal->folder_fd) < 0) { /* another one might succeed, and prove nothing */
 			(void)fail_file(journal, journal->files[0].number, -errno, "its removal can't be made durable",
-					 failure);
+					failure);
 			return fail_for_good_locked(journal);
 		}
 		(void)close(journal->files[0].fd);

@@ -68,7 +68,7 @@ static void check_chunks(const uint8_t *blob, size_t len_bytes)
 
 	if (chunk_page_decode(blob, len_bytes, &page) < 0)
 		return;
-	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i++) {
+	for (unsigned i = 0; i < CATALOG_CHUNK_PAGE_ENTRIES; i++) {
 		const struct catalog_location *at = &page.chunks[i];
 
 		require(at->stored_bytes <= STORED_MOST_BYTES && at->off_bytes % 8 == 0 && at->tag >> 48 == 0);
@@ -77,7 +77,7 @@ static void check_chunks(const uint8_t *blob, size_t len_bytes)
 	chunk_page_encode(&page, &writer);
 	require(!writer.failed && writer.len_bytes <= len_bytes);
 	require(chunk_page_decode(writer.data, writer.len_bytes, &again) == 0);
-	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i++) {
+	for (unsigned i = 0; i < CATALOG_CHUNK_PAGE_ENTRIES; i++) {
 		const struct catalog_location *one = &page.chunks[i], *other = &again.chunks[i];
 
 		require(one->tag == other->tag && one->segment == other->segment &&

@@ -182,7 +182,7 @@ static void make_pages(void)
 		if (past.entries[i].kind == CATALOG_CHUNK)
 			past.entries[i].chunk = 1000 - i;
 	}
-	for (unsigned i = 0; i < CHUNK_PAGE_ENTRIES; i += 7)
+	for (unsigned i = 0; i < CATALOG_CHUNK_PAGE_ENTRIES; i += 7)
 		chunks.chunks[i] = (struct catalog_location){.tag = i * 1234567u,
 							     .segment = 1 + i / 20,
 							     .off_bytes = 4096 + i * 800,

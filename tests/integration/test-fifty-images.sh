@@ -8,7 +8,7 @@ requires openssl jq sqlite3
 
 MIB=$((1024 * 1024))
 IMAGES=50
-SAMPLE=0 # besides the two neighbours, after every deletion; all of them at every tenth
+SAMPLE=0 # besides the two neighbours, after every deletion; all of them at every 25th
 [[ ${WHERRY_TEST_THOROUGH:-} != 1 ]] || SAMPLE=$IMAGES
 
 # The oracle: a copy of the source as it was, for each image that is there.
@@ -64,7 +64,7 @@ delete_image() {
 	rm "kept/$1"
 	((steps += 1))
 	mapfile -t all < <(numbers)
-	if ((steps % 10 == 0 || SAMPLE >= 50)); then
+	if ((steps % 25 == 0 || SAMPLE >= 50)); then
 		others=("${all[@]}")
 	else
 		((position == 0)) || others+=("${all[position - 1]}")

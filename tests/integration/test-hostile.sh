@@ -536,8 +536,8 @@ for column in "${other_columns[@]}"; do
 done
 for table in map past chunk; do
 	for value in "substr(entries, 1, length(entries) - 1)" "entries || x'00'" "x'ff' || substr(entries, 2)" \
-		"substr(entries, 2)" "cast(entries || entries as blob)" "x'07' || entries" "x'80' || entries"; do
-		CONTENT=any hostile "$table.entries = $value" any change "UPDATE $table SET entries = $value"
+		"substr(entries, 2)" "entries || entries" "x'07' || entries" "x'80' || entries"; do
+		CONTENT=any hostile "$table.entries = $value" any change "UPDATE $table SET entries = cast($value as blob)"
 	done
 done
 

@@ -66,9 +66,8 @@ say "a store that is full: ENOSPC for the client, nothing lost that was flushed,
 if ((EUID == 0)) && [[ -e /dev/loop-control ]]; then
 	truncate -s 96M small.fs
 	mke2fs -q -t ext4 small.fs
-	mkdir small
 	attach_loop small.fs
-	mount_at "$LOOP" small
+	mount_at small "$LOOP"
 	WHERRY_STORE=$WORK/small/store
 	expect_exit 0 wherry init
 	expect_exit 0 wherry create live 256M

@@ -93,7 +93,7 @@ judge_more() {
 
 say "states"
 states_begin
-look_at_states 60 0 "$all"
+look_at_states 30 0 "$all"
 expect_equal 0 $bad "states with something lost"
 
 say "control: with a disk that lies this test fails"

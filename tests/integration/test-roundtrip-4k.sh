@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # A GPT disk with sectors of 4096 bytes goes into a store and comes back; as a device, and as a file, of which nobody
 # says how large its sectors are.
+# thorough: yes
 # timeout: 400
 # shellcheck disable=SC2034,SC1091
 . "$(dirname "$0")/functions.sh"
