@@ -72,7 +72,7 @@ if ((EUID == 0)) && [[ -e /dev/loop-control ]]; then
 	expect_exit 0 wherry init
 	expect_exit 0 wherry create live 256M
 	start_nbdkit "$PLUGIN" store="$WHERRY_STORE" disk=live
-	qemu-io -f raw -c "write -P 0x11 0 4096" -c "write -P 0x22 100k 300k" -c flush "$NBD_URI" >/dev/null
+	qemu-io -f raw -c "write -P 0x11 220M 4096" -c "write -P 0x22 230M 300k" -c flush "$NBD_URI" >/dev/null
 	random_file noise 120M noise
 	status=0
 	nbdcopy noise "$NBD_URI" >copy.out 2>&1 || status=$?
@@ -83,7 +83,7 @@ if ((EUID == 0)) && [[ -e /dev/loop-control ]]; then
 	dd if=piece of=small/junk bs=64K status=none 2>/dev/null || true
 	rm -f small/junk
 	qemu-io -f raw -c "write -P 0x33 200M 4096" -c "write -P 0x44 201M 300k" -c flush "$NBD_URI" >/dev/null
-	qemu-io -f raw -r -c "read -P 0x33 200M 4096" -c "read -P 0x44 201M 300k" -c "read -P 0x11 0 4096" -c "read -P 0x22 100k 300k" \
+	qemu-io -f raw -r -c "read -P 0x33 200M 4096" -c "read -P 0x44 201M 300k" -c "read -P 0x11 220M 4096" -c "read -P 0x22 230M 300k" \
 		"$NBD_URI" >read.out
 	! grep -q "Pattern verification failed" read.out
 	journal_is_folded() {
