@@ -239,12 +239,13 @@ static int zero_range(struct zeroing *zeroing, uint64_t first, uint64_t end)
 {
 	while (first < end) {
 		size_t index = find_piece(&zeroing->pieces, first * zeroing->chunk_bytes);
-		const struct catalog_piece *piece = &zeroing->pieces.list[index];
+		const struct catalog_piece *piece;
 		uint64_t piece_first, piece_last;
 		int result;
 
 		if (index == zeroing->pieces.count)
 			return add_empty(zeroing, first, end, CATALOG_NOTHING);
+		piece = &zeroing->pieces.list[index];
 		piece_first = piece->off_bytes / zeroing->chunk_bytes;
 		piece_last = (piece_end(piece) - 1) / zeroing->chunk_bytes;
 		if (piece_first >= end)
