@@ -12,8 +12,14 @@
 #include "store/journal.h"
 #include "store/store_ops.h"
 
+/* ThreadSanitizer follows 64 locks of a thread at most, and who makes an image holds all stripes. */
+#ifdef __SANITIZE_THREAD__
+enum { DISK_STRIPES = 32 };
+#else
+enum { DISK_STRIPES = 256 };
+#endif
+
 enum {
-	DISK_STRIPES = 256,
 	DISK_MAP_SLOTS = 1024,
 	DISK_STREAMS = 8,
 	DISK_PREFETCH_THREADS_MOST = 4,
