@@ -15,7 +15,7 @@ ZEROS=$(printf '0%.0s' {1..64})
 UUID=00112233445566778899aabbccddeeff
 NAMES="segments/01/00000001.seg" # the one segment there is
 runs=0
-SHARE=2 # percent of the forgeries that are tried when it is not thorough
+SHARE=1 # percent of the forgeries that are tried when it is not thorough
 CONTENT=stored
 
 # ------------------------------------------------------- what is tried
@@ -541,7 +541,7 @@ for table in map past chunk; do
 	done
 done
 
-SHARE=2
+SHARE=1
 say "a database of another kind"
 change_schema() { # SQL: on the tables themselves
 	change "PRAGMA writable_schema = ON; $1"

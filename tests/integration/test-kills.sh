@@ -7,7 +7,7 @@
 . "$(dirname "$0")/functions.sh"
 requires openssl jq strace cmp sha256sum
 
-KILLS=15
+KILLS=9
 [[ ${WHERRY_TEST_THOROUGH:-} != 1 ]] || KILLS=300
 
 # What each image holds, as its digest; made when the image is first seen listed, from the source that led to it.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# A live disk over NBD: what a kill of the server leaves (R1), what real file systems and tools make of it, and a full store. 12 kills, 200
+# A live disk over NBD: what a kill of the server leaves (R1), what real file systems and tools make of it, and a full store. 8 kills, 200
 # with WHERRY_TEST_THOROUGH=1.
 # timeout: 400
 . "$(dirname "$0")/functions.sh"
@@ -10,7 +10,7 @@ PLUGIN=$WHERRY_BUILD/nbdplugin/nbdkit-wherry-plugin.so
 [[ -e $PLUGIN ]] || skip "no plugin: nbdkit-plugin-dev was not there when it was built"
 MIB=$((1024 * 1024))
 
-KILLS=12
+KILLS=8
 [[ ${WHERRY_TEST_THOROUGH:-} != 1 ]] || KILLS=200
 server=(nbdkit --foreground --exit-with-parent -U socket "$PLUGIN" store="$WHERRY_STORE" disk=live)
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # An MBR disk with an extended partition and logical ones in it goes into a store and comes back.
+# thorough: yes
 # timeout: 400
 # shellcheck disable=SC2034,SC1091
 . "$(dirname "$0")/functions.sh"

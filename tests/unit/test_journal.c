@@ -184,7 +184,7 @@ static void a_torn_end_loses_nothing_before_it(void **state)
 	end = (size_t)journal_bytes(journal);
 	journal_close(journal);
 	len_bytes = load(path, &whole);
-	for (size_t cut = last_start; cut <= end; cut++)
+	for (size_t cut = last_start; cut <= end; cut += HAS_SANITIZER && cut + 7 <= end ? 7 : 1)
 		for (int way = 0; way < 3; way++) {
 			AUTO_FREE uint8_t *torn = malloc(len_bytes);
 			bool is_whole = cut == end;

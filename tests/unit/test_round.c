@@ -313,7 +313,7 @@ static void hit_everywhere(bool power)
 							  .code = i % 2 == 0 ? -EIO : -ENOSPC};
 
 				/* each takes seconds with sanitizers, and they find the same in a few */
-				if (HAS_SANITIZER && (i > 0 || (op + (size_t)when + 2 * power) % 4 != 0))
+				if (HAS_SANITIZER && (i > 0 || (op + (size_t)when + 4 * power) % 8 != 0))
 					break;
 				print_message("call %" PRIu64 " of op %d, %s\n", blow.n, (int)blow.op,
 					      when == STORE_FAKE_BEFORE ? "before" : "after");
@@ -535,7 +535,7 @@ static void stopped_at_random_it_goes_on(void **state)
 		whole_seconds = run_good_round(store).seconds;
 		store_close(store);
 	}
-	for (int i = 0; i < (HAS_SANITIZER ? 3 : 10); i++) {
+	for (int i = 0; i < (HAS_SANITIZER ? 2 : 10); i++) {
 		struct store *store = store_with_image(false);
 		uint64_t done = 0;
 		struct outcome outcome;
