@@ -3,7 +3,6 @@
 # Many at one store: a second round on a disk is refused and told by whom; rounds on two disks with the same content at
 # once store it once; listings, exports, deletions and images during rounds do as they do at other times.
 # timeout: 400
-# tsan: yes
 . "$(dirname "$0")/functions.sh"
 requires openssl jq
 

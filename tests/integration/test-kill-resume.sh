@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # A round that is killed at any moment loses what came after its last checkpoint and nothing else: the same command goes
-# on, the image is the source, earlier images are untouched. 24 kills, 50 with WHERRY_TEST_THOROUGH=1: at random calls that
+# on, the image is the source, earlier images are untouched. 15 kills, 50 with WHERRY_TEST_THOROUGH=1: at random calls that
 # write, at random moments next to checkpoints that follow each other closely, and behind checkpoints that are made by the
 # clock. Then signals, on which a round makes a checkpoint itself.
 # timeout: 500
@@ -13,7 +13,7 @@ SLACK=$((8 * MIB)) # looking at what the source is; the unit in which the cursor
 kills=0
 # How many rounds are killed at calls that write; how many kills there were behind that, next to close checkpoints, and before
 # those of the clock; four more behind those.
-at_calls=11 by_checkpoints=12 by_clock=20
+at_calls=6 by_checkpoints=7 by_clock=11
 [[ ${WHERRY_TEST_THOROUGH:-} != 1 ]] || at_calls=24 by_checkpoints=28 by_clock=46
 
 # last_round FILTER: of the newest round of web01.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # An ext4 on a whole disk without any table goes into a store and comes back; ext2 and ext3 and other block sizes, too.
+# thorough: yes
 # timeout: 400
 # shellcheck disable=SC2034,SC1091
 . "$(dirname "$0")/functions.sh"

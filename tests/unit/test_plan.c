@@ -854,7 +854,7 @@ static void used_blocks_are_read_and_free_ones_are_not(void **state)
 	};
 
 	/* one in two by chance, with sanitizers in four: making and checking file systems is what takes the time */
-	const size_t step = getenv("WHERRY_TEST_THOROUGH") != NULL ? 1 : HAS_SANITIZER ? 8 : 5;
+	const size_t step = getenv("WHERRY_TEST_THOROUGH") != NULL ? 1 : HAS_SANITIZER ? 8 : 10;
 
 	(void)state;
 	print_message("every %zu. kind of file system\n", step);
