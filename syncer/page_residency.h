@@ -39,6 +39,9 @@ void page_residency_free(struct page_residency *residency); /* NULL is fine */
 void page_residency_look(struct page_residency *residency, uint64_t off_bytes, size_t len_bytes,
 			 struct residency *ret_known);
 
+/* Just whether all of it was and is, as in `is_resident`. */
+bool page_residency_is_resident(struct page_residency *residency, uint64_t off_bytes, size_t len_bytes);
+
 /* After an ordinary read: drops those pages that had been absent. */
 void page_residency_restore(const struct page_residency *residency, const struct residency *known);
 

@@ -18,9 +18,16 @@
  * Ending: on the first failure, or when asked to stop, all stages leave; the committer makes a last checkpoint of what it has handed over,
  * unless it was the store that failed. So a stop costs at most what was in the queues.
  *
- * One lock guards queues and flags. It is taken twice a unit and stage, 1 MiB of work: no contention to speak of.
+ * Reading in memory: what the source has at hand (a file in the page cache) is not worth a request to another thread and the way back. Such a unit goes to a
+ * worker unread, and that reads it in pieces that are still in the core's own cache when they are looked at. A unit gets its buffer when
+ * it is read, and gives it back as soon as nothing of it is to be stored: a round that finds nothing changed touches as many buffers as it has workers.
+ * What turns out not to be at hand, or can't be read, goes back to the reader, who submits it like any other.
+ *
+ * One lock guards queues and flags. It is taken a few times a unit, 1 MiB of work: no contention to speak of. Waking a thread costs more: each stage
+ * has a condition of its own, and is woken when there is something worth it.
  */
 #include <stdatomic.h>
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +65,58 @@ struct unit *unit_queue_take(struct unit_queue *queue)
 	return unit;
 }
 
+void unit_take_buffer(struct pipeline *pipeline, struct unit *unit)
+{
+	WITH_LOCK(&pipeline->lock);
+
+	assert(unit->buffer == NULL && pipeline->free_buffer_count > 0);
+	unit->buffer = pipeline->free_buffers[--pipeline->free_buffer_count];
+}
+
+void unit_drop_buffer_locked(struct pipeline *pipeline, struct unit *unit)
+{
+	if (unit->buffer != NULL)
+		pipeline->free_buffers[pipeline->free_buffer_count++] = unit->buffer;
+	unit->buffer = NULL;
+}
+
+static void clear(struct unit *unit, uint32_t first, uint32_t end)
+{
+	if (first < end)
+		memset(unit->buffer + first, 0, end - first);
+}
+
+void unit_clear_unwanted(struct unit *unit, uint32_t first, uint32_t end)
+{
+	for (unsigned i = 0; i < unit->wanted_count && first < end; i++) {
+		clear(unit, first, unit->wanted[i].off < end ? unit->wanted[i].off : end);
+		if (unit->wanted[i].off + unit->wanted[i].len > first)
+			first = unit->wanted[i].off + unit->wanted[i].len;
+	}
+	clear(unit, first, end);
+}
+
+/*
+ * Most units of most rounds say only how far the work is. The committer is not woken for each of those: it looks by itself a few times a second.
+ * Nor is it woken before the unit is there that comes next.
+ */
+void pipeline_hand_to_committer_locked(struct pipeline *pipeline, struct unit *unit)
+{
+	pipeline->order[unit->sequence % UNIT_COUNT] = unit;
+	pipeline->ordered_count++;
+	pipeline->saying_count += unit->says_something;
+	if (pipeline->order[pipeline->commit_sequence % UNIT_COUNT] != NULL &&
+	    (pipeline->saying_count > 0 || pipeline->ordered_count >= UNIT_COUNT / 4 || pipeline->work.first == NULL))
+		(void)pthread_cond_signal(&pipeline->committer_wakes);
+}
+
+void pipeline_wake_all_locked(struct pipeline *pipeline)
+{
+	(void)pthread_cond_broadcast(&pipeline->reader_wakes);
+	(void)pthread_cond_broadcast(&pipeline->workers_wake);
+	(void)pthread_cond_broadcast(&pipeline->committer_wakes);
+}
+
 void shared_page_release(struct shared_page *page)
 {
 	if (page != NULL && atomic_fetch_sub(&page->references, 1) == 1)
@@ -71,7 +130,7 @@ void pipeline_fail(struct pipeline *pipeline, const struct failure *failure)
 	if (pipeline->failure.code == 0)
 		pipeline->failure = *failure;
 	pipeline->is_ending = true;
-	(void)pthread_cond_broadcast(&pipeline->changed);
+	pipeline_wake_all_locked(pipeline);
 }
 
 bool pipeline_must_end(struct pipeline *pipeline)
@@ -84,7 +143,7 @@ bool pipeline_must_end(struct pipeline *pipeline)
 		pipeline->is_ending = true;
 		if (pipeline->failure.code == 0)
 			(void)fail(&pipeline->failure, -EINTR, "stopped");
-		(void)pthread_cond_broadcast(&pipeline->changed);
+		pipeline_wake_all_locked(pipeline);
 	}
 	return pipeline->is_ending;
 }
@@ -103,7 +162,9 @@ static void pipeline_free(struct pipeline *pipeline)
 		shared_page_release(pipeline->units[i].page);
 	free(pipeline->units);
 	free(pipeline->memory);
-	(void)pthread_cond_destroy(&pipeline->changed); /* nobody is left to wait on it */
+	(void)pthread_cond_destroy(&pipeline->reader_wakes); /* nobody is left to wait on them */
+	(void)pthread_cond_destroy(&pipeline->workers_wake);
+	(void)pthread_cond_destroy(&pipeline->committer_wakes);
 	(void)pthread_mutex_destroy(&pipeline->lock);
 	free(pipeline);
 }
@@ -115,7 +176,9 @@ static struct pipeline *pipeline_allocate(const struct pipeline_params *params)
 	if (pipeline == NULL)
 		return NULL;
 	(void)pthread_mutex_init(&pipeline->lock, NULL); /* these don't fail on Linux with default attributes */
-	(void)pthread_cond_init(&pipeline->changed, NULL);
+	(void)pthread_cond_init(&pipeline->reader_wakes, NULL);
+	(void)pthread_cond_init(&pipeline->workers_wake, NULL);
+	(void)pthread_cond_init(&pipeline->committer_wakes, NULL);
 	pipeline->params = params;
 	pipeline->store = store_view_store(params->view);
 	pipeline->chunk_bytes = store_chunk_bytes(pipeline->store);
@@ -132,9 +195,10 @@ static struct pipeline *pipeline_allocate(const struct pipeline_params *params)
 	/* 12,000 page faults fewer, which were a third of a small round's CPU time on a virtual machine; only a wish */
 	(void)madvise(pipeline->memory, MEMORY_BYTES, MADV_HUGEPAGE);
 	for (unsigned i = 0; i < UNIT_COUNT; i++) {
-		pipeline->units[i].buffer = pipeline->memory + (size_t)i * UNIT_BYTES;
+		pipeline->free_buffers[i] = pipeline->memory + (size_t)i * UNIT_BYTES;
 		unit_queue_put(&pipeline->free_units, &pipeline->units[i]);
 	}
+	pipeline->free_count = pipeline->free_buffer_count = UNIT_COUNT;
 	return pipeline;
 }
 

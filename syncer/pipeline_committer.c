@@ -22,7 +22,7 @@
 #define CHECKPOINT_SECONDS 5.0
 #define THROTTLE_ASK_SECONDS 0.5
 #define BUCKET_SECONDS 0.25
-enum { CHECKPOINT_CHANGES = STORE_COMMIT_MOST_CHANGES / 2, IDLE_NANOSECONDS = 250000000 };
+enum { CHECKPOINT_CHANGES = STORE_COMMIT_MOST_CHANGES / 2, IDLE_NANOSECONDS = 250000000, FREE_UNITS_WORTH_WAKING = UNIT_COUNT / 4 };
 
 struct committer {
 	struct pipeline *pipeline;
@@ -61,6 +61,8 @@ static int ask_throttle(struct committer *committer, double now)
 	}
 	atomic_store(&committer->pipeline->level, throttle.level);
 	atomic_store(&committer->pipeline->limit, throttle.limit_bytes_per_second);
+	WITH_LOCK(&committer->pipeline->lock);
+	(void)pthread_cond_broadcast(&committer->pipeline->workers_wake); /* how far they may run ahead may be another now */
 	return 0;
 }
 
@@ -275,13 +277,16 @@ static struct unit *take_unit(struct pipeline *pipeline, bool *ret_idle)
 			return NULL;
 		if (unit != NULL && unit->sequence == pipeline->commit_sequence) {
 			*slot = NULL;
+			pipeline->ordered_count--;
+			pipeline->saying_count -= unit->says_something;
 			pipeline->commit_sequence++;
-			(void)pthread_cond_broadcast(&pipeline->changed); /* workers may be waiting to run ahead of it */
+			if (atomic_load(&pipeline->limit) != 0) /* workers may be waiting to run ahead of it */
+				(void)pthread_cond_broadcast(&pipeline->workers_wake);
 			return unit;
 		}
 		if (pipeline->reader_is_done && pipeline->commit_sequence == pipeline->next_sequence)
 			return NULL;
-		if (pthread_cond_timedwait(&pipeline->changed, &pipeline->lock, &until) == ETIMEDOUT) {
+		if (pthread_cond_timedwait(&pipeline->committer_wakes, &pipeline->lock, &until) == ETIMEDOUT) {
 			*ret_idle = true;
 			return NULL;
 		}
@@ -293,8 +298,11 @@ static void give_back(struct pipeline *pipeline, struct unit *unit)
 	shared_page_release(unit->page);
 	unit->page = NULL;
 	WITH_LOCK(&pipeline->lock);
+	unit_drop_buffer_locked(pipeline, unit);
 	unit_queue_put_first(&pipeline->free_units, unit); /* its memory is in the caches, and there at all */
-	(void)pthread_cond_broadcast(&pipeline->changed);
+	pipeline->free_count++;
+	if (pipeline->free_count >= FREE_UNITS_WORTH_WAKING)
+		(void)pthread_cond_signal(&pipeline->reader_wakes);
 }
 
 void pipeline_commit(struct pipeline *pipeline, struct pipeline_result *result)

@@ -53,16 +53,18 @@ struct unit_read {
 
 /*
  * A piece of the disk on its way. Owned by one stage at a time: free list → reader → (source) → work queue → worker → order ring → committer
- * → free list.
+ * → free list. One that is unread has no buffer yet: a worker reads it, or hands it back to the reader.
  */
 struct unit {
 	uint64_t sequence;
 	uint64_t off_bytes; /* of the disk; starts on a chunk */
 	uint64_t len_bytes; /* with a buffer at most UNIT_BYTES; without any length */
-	bool has_content;   /* the buffer holds it; otherwise it reads as zeros */
+	bool has_content;   /* otherwise it reads as zeros */
+	bool is_unread;	    /* has content, which is still to be read */
+	bool says_something; /* for the committer, beyond how far the work is */
 	uint64_t read_bytes;
 	uint64_t hole_bytes; /* without content: known to be zero, not left out */
-	uint8_t *buffer; /* UNIT_BYTES, aligned */
+	uint8_t *buffer; /* UNIT_BYTES, aligned; NULL before it is read, and when nobody needs it any more */
 	struct shared_page *page; /* NULL: nothing is mapped in this range */
 	struct chunk_slot chunks[UNIT_MOST_CHUNKS];
 	/* while being read */
@@ -85,11 +87,18 @@ struct pipeline {
 	uint32_t chunk_bytes;
 	uint64_t size_bytes;
 
-	pthread_mutex_t lock;
-	pthread_cond_t changed; /* any of what follows */
+	pthread_mutex_t lock; /* guards what follows; who is woken by what stands at pipeline_wake_… */
+	pthread_cond_t reader_wakes, workers_wake, committer_wakes;
 	struct unit_queue free_units;
-	struct unit_queue work; /* read, to be looked at */
+	unsigned free_count;
+	uint8_t *free_buffers[UNIT_COUNT]; /* as many as units, so that a unit never waits for one. The last one given back is the next: it is in the caches */
+	unsigned free_buffer_count;
+	struct unit_queue work; /* to be looked at */
+	struct unit_queue returned; /* unread: they need the reader after all */
+	unsigned unread_count; /* handed to workers unread, and not read yet */
 	struct unit *order[UNIT_COUNT]; /* looked at: slot sequence % UNIT_COUNT */
+	unsigned ordered_count;
+	unsigned saying_count; /* of them, that say something */
 	uint64_t next_sequence;	 /* of the next unit to be made */
 	uint64_t commit_sequence; /* of the next unit to be committed */
 	bool reader_is_done;
@@ -109,6 +118,15 @@ struct pipeline {
 /* The first failure wins; everybody is woken and leaves. */
 void pipeline_fail(struct pipeline *pipeline, const struct failure *failure);
 bool pipeline_must_end(struct pipeline *pipeline);
+
+void unit_take_buffer(struct pipeline *pipeline, struct unit *unit);
+void unit_drop_buffer_locked(struct pipeline *pipeline, struct unit *unit); /* without one is fine */
+void unit_clear_unwanted(struct unit *unit, uint32_t first, uint32_t end); /* of its buffer, what the plan does not want */
+
+/* A unit whose turn at the committer may have come. */
+void pipeline_hand_to_committer_locked(struct pipeline *pipeline, struct unit *unit);
+void pipeline_wake_all_locked(struct pipeline *pipeline);
+
 void unit_queue_put(struct unit_queue *queue, struct unit *unit);
 void unit_queue_put_first(struct unit_queue *queue, struct unit *unit);
 struct unit *unit_queue_take(struct unit_queue *queue);

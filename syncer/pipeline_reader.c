@@ -64,16 +64,16 @@ static void hand_to_workers(struct pipeline *pipeline, struct unit *unit)
 {
 	WITH_LOCK(&pipeline->lock);
 
+	pipeline->unread_count += unit->is_unread;
 	unit_queue_put(&pipeline->work, unit);
-	(void)pthread_cond_broadcast(&pipeline->changed);
+	(void)pthread_cond_signal(&pipeline->workers_wake);
 }
 
 static void hand_to_committer(struct pipeline *pipeline, struct unit *unit)
 {
 	WITH_LOCK(&pipeline->lock);
 
-	pipeline->order[unit->sequence % UNIT_COUNT] = unit;
-	(void)pthread_cond_broadcast(&pipeline->changed);
+	pipeline_hand_to_committer_locked(pipeline, unit);
 }
 
 /* ---- finished reads ---- */
@@ -141,17 +141,6 @@ static int salvage(struct reader *reader, struct unit *unit, const struct unit_r
 	return 0;
 }
 
-static void clear_unwanted(struct unit *unit)
-{
-	uint32_t at = 0;
-
-	for (unsigned i = 0; i < unit->wanted_count; i++) {
-		memset(unit->buffer + at, 0, unit->wanted[i].off - at);
-		at = unit->wanted[i].off + unit->wanted[i].len;
-	}
-	memset(unit->buffer + at, 0, unit->len_bytes - at);
-}
-
 static int finish_read(struct reader *reader, struct source_request *request)
 {
 	struct unit *unit = request->opaque;
@@ -166,7 +155,7 @@ static int finish_read(struct reader *reader, struct source_request *request)
 		if (result < 0)
 			return result;
 	}
-	clear_unwanted(unit);
+	unit_clear_unwanted(unit, 0, (uint32_t)unit->len_bytes);
 	hand_to_workers(reader->pipeline, unit);
 	return 0;
 }
@@ -188,32 +177,81 @@ static int reap(struct reader *reader, bool wait)
 
 /* ---- new units ---- */
 
+/* What the source can do at once in this and that unit. At most most_in_flight requests at a time. */
+static int submit_reads(struct reader *reader, struct unit *unit)
+{
+	unit->is_unread = false;
+	unit->reads_left = unit->read_count;
+	unit_take_buffer(reader->pipeline, unit);
+	for (unsigned i = 0; i < unit->read_count; i++) {
+		struct unit_read *read = &unit->reads[i];
+		int result = 0;
+
+		read->request = (struct source_request){ .off_bytes = read->off_bytes,
+							 .len_bytes = read->len_bytes,
+							 .buffer = unit->buffer + (read->off_bytes - unit->off_bytes),
+							 .opaque = unit };
+		while (result == 0 && reader->in_flight >= reader->most_in_flight)
+			result = pipeline_must_end(reader->pipeline) ? -ECANCELED : reap(reader, true);
+		if (result == 0)
+			result = source_submit(reader->source, &read->request, &reader->failure);
+		if (result < 0)
+			return result;
+		reader->in_flight++;
+	}
+	return 0;
+}
+
+static struct unit *take_returned(struct pipeline *pipeline)
+{
+	WITH_LOCK(&pipeline->lock);
+
+	return unit_queue_take(&pipeline->returned);
+}
+
+/* Finished reads, and units that no worker could read. */
+static int see_to_reads(struct reader *reader)
+{
+	struct unit *unit;
+	int result = reap(reader, false);
+
+	while (result == 0 && (unit = take_returned(reader->pipeline)) != NULL)
+		result = submit_reads(reader, unit);
+	return result;
+}
+
+static void nap_locked(struct pipeline *pipeline)
+{
+	struct timespec until = units_time_from_now(CLOCK_REALTIME, 100000000); /* nothing depends on its length */
+
+	(void)pthread_cond_timedwait(&pipeline->reader_wakes, &pipeline->lock, &until);
+}
+
 /* A free unit; finished reads are seen to while waiting for one. NULL: the end. */
 static struct unit *take_unit(struct reader *reader)
 {
 	struct pipeline *pipeline = reader->pipeline;
 
 	for (;;) {
-		if (reap(reader, false) < 0 || pipeline_must_end(pipeline))
+		if (see_to_reads(reader) < 0 || pipeline_must_end(pipeline))
 			return NULL;
 		{
 			WITH_LOCK(&pipeline->lock);
 			struct unit *unit = unit_queue_take(&pipeline->free_units);
 
 			if (unit != NULL) {
+				pipeline->free_count--;
 				unit->sequence = pipeline->next_sequence++;
-				unit->has_content = false;
+				unit->has_content = unit->is_unread = unit->says_something = false;
 				unit->read_bytes = unit->hole_bytes = 0;
 				unit->read_count = unit->reads_left = unit->wanted_count = 0;
-				assert(unit->page == NULL);
+				assert(unit->page == NULL && unit->buffer == NULL);
 				memset(unit->chunks, 0, sizeof(unit->chunks));
 				return unit;
 			}
 			if (reader->in_flight == 0) {
-				/* a short nap: nothing depends on its length */
-				struct timespec until = units_time_from_now(CLOCK_REALTIME, 100000000);
-
-				(void)pthread_cond_timedwait(&pipeline->changed, &pipeline->lock, &until);
+				if (pipeline->returned.first == NULL)
+					nap_locked(pipeline);
 				continue;
 			}
 		}
@@ -400,10 +438,6 @@ static void add_read(struct reader *reader, struct unit *unit, uint64_t first, u
 	end = min64((end + align - 1) / align * align, unit_end);
 	read->off_bytes = first < unit->off_bytes ? unit->off_bytes : first;
 	read->len_bytes = (uint32_t)(end - read->off_bytes);
-	read->request = (struct source_request){ .off_bytes = read->off_bytes,
-						 .len_bytes = read->len_bytes,
-						 .buffer = unit->buffer + (read->off_bytes - unit->off_bytes),
-						 .opaque = unit };
 	unit->read_bytes += read->len_bytes;
 }
 
@@ -423,21 +457,13 @@ static void plan_reads(struct reader *reader, struct unit *unit)
 	add_read(reader, unit, unit->off_bytes + first, unit->off_bytes + end);
 }
 
-static int submit_reads(struct reader *reader, struct unit *unit)
+/* All that is to be read of it, also if that is nothing. */
+static bool is_at_hand(const struct reader *reader, const struct unit *unit)
 {
-	unit->reads_left = unit->read_count;
-	for (unsigned i = 0; i < unit->read_count; i++) {
-		int result = 0;
-
-		while (result == 0 && reader->in_flight >= reader->most_in_flight)
-			result = pipeline_must_end(reader->pipeline) ? -ECANCELED : reap(reader, true);
-		if (result == 0)
-			result = source_submit(reader->source, &unit->reads[i].request, &reader->failure);
-		if (result < 0)
-			return result;
-		reader->in_flight++;
-	}
-	return 0;
+	for (unsigned i = 0; i < unit->read_count; i++)
+		if (!source_is_at_hand(reader->source, unit->reads[i].len_bytes, unit->reads[i].off_bytes))
+			return false;
+	return true;
 }
 
 /* The rest of the disk behind `at_bytes` up to the next multiple of UNIT_BYTES. */
@@ -460,13 +486,13 @@ static int make_content_unit(struct reader *reader)
 		return result;
 	reader->at_bytes = unit->off_bytes + unit->len_bytes;
 	unit->has_content = true;
-	if (unit->wanted_count == 0) {
-		clear_unwanted(unit);
-		hand_to_workers(reader->pipeline, unit);
-		return 0;
-	}
-	plan_reads(reader, unit);
-	return submit_reads(reader, unit);
+	if (unit->wanted_count > 0)
+		plan_reads(reader, unit);
+	if (!is_at_hand(reader, unit))
+		return submit_reads(reader, unit);
+	unit->is_unread = true;
+	hand_to_workers(reader->pipeline, unit);
+	return 0;
 }
 
 /* A unit without content: [at, end) is zero. Within one page if that has something mapped. */
@@ -490,6 +516,7 @@ static int make_empty_unit(struct reader *reader, uint64_t end, enum plan_kind k
 	unit->len_bytes = end - unit->off_bytes;
 	if (kind == PLAN_HOLE)
 		unit->hole_bytes = unit->len_bytes;
+	unit->says_something = unit->page != NULL;
 	reader->at_bytes = end;
 	hand_to_committer(pipeline, unit);
 	return 0;
@@ -512,6 +539,28 @@ static int find_unread_end(struct reader *reader, uint64_t *ret_end)
 	return 0;
 }
 
+/* Nothing new comes; what is on its way has to be read. */
+static int read_rest(struct reader *reader)
+{
+	struct pipeline *pipeline = reader->pipeline;
+	bool is_all_read = false;
+	int result = 0;
+
+	while (result == 0 && !is_all_read) {
+		result = pipeline_must_end(pipeline) ? -ECANCELED : see_to_reads(reader);
+		if (result == 0 && reader->in_flight > 0) {
+			result = reap(reader, true);
+		} else if (result == 0) {
+			WITH_LOCK(&pipeline->lock);
+
+			is_all_read = pipeline->unread_count == 0 && pipeline->returned.first == NULL;
+			if (pipeline->unread_count > 0 && pipeline->returned.first == NULL)
+				nap_locked(pipeline);
+		}
+	}
+	return result;
+}
+
 static int read_on(struct reader *reader)
 {
 	while (reader->at_bytes < reader->pipeline->size_bytes) {
@@ -528,13 +577,7 @@ static int read_on(struct reader *reader)
 		if (result < 0)
 			return result;
 	}
-	while (reader->in_flight > 0) {
-		int result = pipeline_must_end(reader->pipeline) ? -ECANCELED : reap(reader, true);
-
-		if (result < 0)
-			return result;
-	}
-	return 0;
+	return read_rest(reader);
 }
 
 void pipeline_read(struct pipeline *pipeline)
@@ -567,5 +610,5 @@ void pipeline_read(struct pipeline *pipeline)
 		assert(result == 0 || result == -ECANCELED);
 	WITH_LOCK(&pipeline->lock);
 	pipeline->reader_is_done = true;
-	(void)pthread_cond_broadcast(&pipeline->changed);
+	pipeline_wake_all_locked(pipeline);
 }

@@ -13,6 +13,9 @@
 #include "common/cleanup.h"
 #include "syncer/pipeline_internal.h"
 
+/* Read and looked at in one go: it stays in a core's own cache (1 MiB on the machines this was measured on; 512 KiB read no faster, 64 KiB slower). */
+enum { PIECE_BYTES = 256 << 10 };
+
 struct worker {
 	struct pipeline *pipeline;
 	struct store_scratch *scratch;
@@ -26,6 +29,11 @@ static const struct store_map_entry *entry_of(const struct pipeline *pipeline, c
 	uint64_t chunk = unit->off_bytes / pipeline->chunk_bytes + index;
 
 	return unit->page == NULL ? &nothing : &unit->page->map.entries[chunk % STORE_MAP_PAGE_ENTRIES];
+}
+
+static uint64_t smaller(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
 }
 
 static uint32_t chunk_length(const struct pipeline *pipeline, const struct unit *unit, unsigned index)
@@ -143,14 +151,44 @@ static int check_samples(struct worker *worker, const struct unit *unit)
 	return 0;
 }
 
+/* What of the reads of a unit lies in [first, end) of it, and zeros for the rest of that. False: not at hand any more, or unreadable. */
+static bool read_piece(const struct worker *worker, struct unit *unit, uint32_t first, uint32_t end)
+{
+	for (unsigned i = 0; i < unit->read_count; i++) {
+		uint64_t from = unit->reads[i].off_bytes - unit->off_bytes;
+		uint64_t to = from + unit->reads[i].len_bytes;
+
+		from = from > first ? from : first;
+		to = to < end ? to : end;
+		if (from < to && !source_read_at_hand(worker->pipeline->params->source, unit->buffer + from, to - from,
+						      unit->off_bytes + from))
+			return false;
+	}
+	unit_clear_unwanted(unit, first, end);
+	return true;
+}
+
+static void note_what_is_said(const struct worker *worker, struct unit *unit)
+{
+	for (unsigned i = 0; i < chunk_count(worker->pipeline, unit); i++)
+		unit->says_something |= unit->chunks[i].outcome != OUTCOME_SAME;
+}
+
+/* 1: it has to go back to the reader. */
 static int work_on(struct worker *worker, struct unit *unit)
 {
 	unsigned open[UNIT_MOST_CHUNKS], open_count = 0;
+	uint32_t chunk_bytes = worker->pipeline->chunk_bytes;
+	uint32_t piece_bytes = chunk_bytes > PIECE_BYTES ? chunk_bytes : PIECE_BYTES;
 	int result = 0;
 
 	for (unsigned i = 0; result == 0 && i < chunk_count(worker->pipeline, unit); i++) {
+		uint32_t at = i * chunk_bytes;
 		bool is_open;
 
+		if (unit->is_unread && at % piece_bytes == 0 &&
+		    !read_piece(worker, unit, at, (uint32_t)smaller(unit->len_bytes, at + piece_bytes)))
+			return 1;
 		if (unit->chunks[i].is_skipped)
 			continue;
 		result = look_at_chunk(worker, unit, i, &is_open);
@@ -159,7 +197,36 @@ static int work_on(struct worker *worker, struct unit *unit)
 	}
 	if (result == 0 && open_count > 0)
 		result = settle_open_chunks(worker, unit, open, open_count);
-	return result == 0 ? check_samples(worker, unit) : result;
+	if (result == 0)
+		result = check_samples(worker, unit);
+	note_what_is_said(worker, unit);
+	return result;
+}
+
+static bool has_content_to_store(const struct pipeline *pipeline, const struct unit *unit)
+{
+	for (unsigned i = 0; i < chunk_count(pipeline, unit); i++)
+		if (unit->chunks[i].outcome == OUTCOME_NEW)
+			return true;
+	return false;
+}
+
+static void hand_on(struct pipeline *pipeline, struct unit *unit, bool is_returned)
+{
+	bool needs_buffer = !is_returned && has_content_to_store(pipeline, unit);
+	WITH_LOCK(&pipeline->lock);
+
+	pipeline->unread_count -= unit->is_unread;
+	if (!needs_buffer)
+		unit_drop_buffer_locked(pipeline, unit);
+	if (is_returned) {
+		unit_queue_put(&pipeline->returned, unit);
+	} else {
+		unit->is_unread = false;
+		pipeline_hand_to_committer_locked(pipeline, unit);
+	}
+	if (is_returned || (pipeline->unread_count == 0 && pipeline->work.first == NULL))
+		(void)pthread_cond_signal(&pipeline->reader_wakes);
 }
 
 /*
@@ -205,7 +272,7 @@ static struct unit *take_work(struct pipeline *pipeline)
 
 		if (unit != NULL || pipeline->is_ending || (pipeline->reader_is_done && pipeline->work.first == NULL))
 			return unit;
-		(void)pthread_cond_wait(&pipeline->changed, &pipeline->lock);
+		(void)pthread_cond_wait(&pipeline->workers_wake, &pipeline->lock);
 	}
 }
 
@@ -219,12 +286,13 @@ void *pipeline_work(void *opaque)
 	worker.key = store_view_fingerprint_key(pipeline->params->view);
 	result = store_scratch_new(&worker.scratch, &worker.failure);
 	while (result == 0 && (unit = take_work(pipeline)) != NULL) {
+		if (unit->is_unread)
+			unit_take_buffer(pipeline, unit);
 		result = work_on(&worker, unit);
 		if (result < 0)
 			break;
-		WITH_LOCK(&pipeline->lock);
-		pipeline->order[unit->sequence % UNIT_COUNT] = unit;
-		(void)pthread_cond_broadcast(&pipeline->changed);
+		hand_on(pipeline, unit, result == 1);
+		result = 0;
 	}
 	if (result < 0)
 		pipeline_fail(pipeline, &worker.failure);

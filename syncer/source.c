@@ -161,6 +161,18 @@ int source_read(struct source *source, void *buffer, size_t len_bytes, uint64_t 
 	return 0;
 }
 
+bool source_is_at_hand(struct source *source, size_t len_bytes, uint64_t off_bytes)
+{
+	assert_inside(source, off_bytes, len_bytes);
+	return source->ops->is_at_hand != NULL && source->ops->is_at_hand(source, len_bytes, off_bytes);
+}
+
+bool source_read_at_hand(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes)
+{
+	assert_inside(source, off_bytes, len_bytes);
+	return source->ops->read_at_hand != NULL && source->ops->read_at_hand(source, buffer, len_bytes, off_bytes);
+}
+
 int source_extent_at(struct source *source, uint64_t off_bytes, uint64_t len_bytes, enum source_extent *ret_extent,
 		     uint64_t *ret_len_bytes, struct failure *failure)
 {

@@ -97,6 +97,16 @@ void source_forget_maps(struct source *source);
 int source_read(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes, struct failure *failure);
 
 /*
+ * Is the content in memory, so that reading it is no more than a copy (a file in the host's page cache)? Then source_read_at_hand()
+ * on the thread that wants it is better than a request. At most 1 MiB, within one aligned MiB.
+ *
+ * source_read_at_hand() may be called from any number of threads, next to everything else. It doesn't wait for a device where it can help it: false when the
+ * content isn't at hand (any more), or can't be read; the buffer holds anything then, and a request will tell.
+ */
+bool source_is_at_hand(struct source *source, size_t len_bytes, uint64_t off_bytes);
+bool source_read_at_hand(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes);
+
+/*
  * Reads a range that could not be read in one piece: tries again after a short wait, then halves until single sectors
  * are left, the smallest things the source can read by themselves. What can't be had reads as zeros and is reported
  * through `bad`, once for each run of bad sectors, in ascending order. Returns 0 also when there were bad sectors, a

@@ -320,6 +320,19 @@ static struct source_request *file_reap(struct source *source, bool wait)
 	return request_ring_take(&file->finished);
 }
 
+static bool file_is_at_hand(struct source *source, size_t len_bytes, uint64_t off_bytes)
+{
+	const struct file_source *file = file_of(source);
+
+	return file->residency != NULL && page_residency_is_resident(file->residency, off_bytes, len_bytes);
+}
+
+static bool file_read_at_hand(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes)
+{
+	return file_is_at_hand(source, len_bytes, off_bytes) &&
+	       read_buffered(file_of(source), buffer, len_bytes, off_bytes) == 0;
+}
+
 static int fail_shorter(const struct source *source, struct failure *failure)
 {
 	return fail(failure, -ESTALE, "%s: became shorter while it was read", source->info.name);
@@ -458,6 +471,8 @@ static const struct source_ops file_ops = {
 	.submit = file_submit,
 	.reap = file_reap,
 	.read = file_read,
+	.is_at_hand = file_is_at_hand,
+	.read_at_hand = file_read_at_hand,
 	.extent_at = file_extent_at,
 	.dirty_at = file_dirty_at,
 	.in_use = file_in_use,

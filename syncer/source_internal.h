@@ -29,6 +29,10 @@ struct source_ops {
 	/* 1 .. SOURCE_MOST_REQUEST_BYTES bytes inside the source; next to requests in flight. */
 	int (*read)(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes, struct failure *failure);
 
+	/* As in source.h; NULL, both: never at hand. */
+	bool (*is_at_hand)(struct source *source, size_t len_bytes, uint64_t off_bytes);
+	bool (*read_at_hand)(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes);
+
 	/* As in source.h; the range is not empty and inside the source. */
 	int (*extent_at)(struct source *source, uint64_t off_bytes, uint64_t len_bytes, enum source_extent *ret_extent,
 			 uint64_t *ret_len_bytes, struct failure *failure);
