@@ -46,6 +46,7 @@ struct exports {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;	   /* the state of a disk, or that it is gone */
 	struct shared_disk *disks; /* locked */
+	struct open_export *opened; /* locked */
 };
 
 /* An export's name, understood. */
@@ -129,17 +130,6 @@ int exports_start(const struct exports_options *options, struct exports **ret_ex
 	}
 	*ret_exports = exports;
 	return 0;
-}
-
-void exports_stop(struct exports *exports)
-{
-	if (exports == NULL)
-		return;
-	chunk_cache_free(exports->cache);
-	store_close(exports->store);
-	(void)pthread_cond_destroy(&exports->changed);
-	(void)pthread_mutex_destroy(&exports->lock);
-	free(exports);
 }
 
 /* ---- names ---- */
@@ -405,16 +395,49 @@ int exports_open(struct exports *exports, const char *name, bool read_only, stru
 		return error;
 	}
 	*ret_export = export;
+	WITH_LOCK(&exports->lock);
+	export->next = exports->opened;
+	exports->opened = export;
 	return 0;
+}
+
+static void forget_open(struct exports *exports, const struct open_export *export)
+{
+	WITH_LOCK(&exports->lock);
+
+	for (struct open_export **at = &exports->opened; *at != NULL; at = &(*at)->next)
+		if (*at == export) {
+			*at = export->next;
+			break;
+		}
 }
 
 int exports_close(struct exports *exports, struct open_export *export, struct failure *failure)
 {
-	int error = release(exports, export->shared, failure);
+	int error;
 
+	forget_open(exports, export);
+	error = release(exports, export->shared, failure);
 	free(export->description);
 	free(export);
 	return error;
+}
+
+void exports_stop(struct exports *exports)
+{
+	if (exports == NULL)
+		return;
+	while (exports->opened != NULL) {
+		struct failure failure = {.code = 0};
+
+		if (exports_close(exports, exports->opened, &failure) < 0)
+			notice(exports->options.notices, NOTICE_WARNING, "%s", failure.message);
+	}
+	chunk_cache_free(exports->cache);
+	store_close(exports->store);
+	(void)pthread_cond_destroy(&exports->changed);
+	(void)pthread_mutex_destroy(&exports->lock);
+	free(exports);
 }
 
 /* ---- listing ---- */

@@ -35,10 +35,15 @@ int exports_check(const struct exports_options *options, struct failure *failure
 
 struct exports;
 int exports_start(const struct exports_options *options, struct exports **ret_exports, struct failure *failure);
-void exports_stop(struct exports *exports); /* all closed before; NULL is fine */
+/*
+ * No other thread may use it any more. Closes what is still open: nbdkit, told to quit, doesn't close the connections that it has (free_connection() in its
+ * server/connections.c), and a disk's own threads go on until it is closed. What could not be put in place is a notice. NULL is fine.
+ */
+void exports_stop(struct exports *exports);
 
 /* What a connection has. Read-only for everybody but exports.c, where nothing else is said. */
 struct open_export {
+	struct open_export *next; /* exports.c's list of all */
 	struct shared_disk *shared;
 	struct disk *disk;	 /* borrowed from shared, as is: */
 	struct scratch *scratch; /* over the disk; NULL: none */

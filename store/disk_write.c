@@ -251,6 +251,7 @@ static int put_kept_locked(struct disk *disk, struct chunk_state *state, struct 
 {
 	struct pending_content *pending = state->pending;
 	struct store_encoded encoded;
+	store_chunk chunk;
 	uint64_t new_bytes;
 	int result;
 
@@ -261,7 +262,10 @@ static int put_kept_locked(struct disk *disk, struct chunk_state *state, struct 
 	if (result < 0)
 		return result;
 	WITH_LOCK(&disk->put_lock);
-	return store_put_chunk(disk->view, &encoded, &pending->chunk, &new_bytes, failure);
+	result = store_put_chunk(disk->view, &encoded, &chunk, &new_bytes, failure);
+	if (result == 0) /* otherwise it stays stale, and the next commit comes here again */
+		pending->chunk = chunk;
+	return result;
 }
 
 static int put_all_kept(struct disk *disk, const struct gathered *gathered, bool is_locked, struct failure *failure)

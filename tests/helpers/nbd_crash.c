@@ -41,6 +41,7 @@ static uint64_t sectors;
 static uint64_t seed;
 static bool believes_writes;
 static atomic_bool stop;
+static atomic_bool is_killed; /* or about to be */
 
 static uint64_t random_number(uint64_t *state, uint64_t below)
 {
@@ -61,15 +62,19 @@ static void sleep_ms(uint64_t ms)
 	(void)nanosleep(&time, NULL);
 }
 
+/* NULL: the server was killed before it came to that. */
 static struct nbd_handle *connect_to_server(void)
 {
 	struct nbd_handle *nbd = nbd_create();
 
-	if (nbd == NULL || nbd_connect_unix(nbd, "socket") < 0) {
+	if (nbd != NULL && nbd_connect_unix(nbd, "socket") == 0)
+		return nbd;
+	if (!is_killed) {
 		(void)fprintf(stderr, "nbd_crash: %s\n", nbd_get_error());
 		exit(1);
 	}
-	return nbd;
+	nbd_close(nbd);
+	return NULL;
 }
 
 /* ------------------------------------------------------------------ sectors */
@@ -176,7 +181,7 @@ static void *run_client(void *opaque)
 	struct nbd_handle *nbd = connect_to_server();
 	uint8_t *data = malloc(WRITE_MOST + SECTOR);
 
-	while (!stop) {
+	while (nbd != NULL && !stop) {
 		if (!write_something(nbd, client, data))
 			break;
 		if (random_number(&client->random, 30) != 0)
@@ -308,11 +313,13 @@ static unsigned one_kill(char **command, const char *disk, uint64_t *random, uns
 {
 	struct client clients[CLIENTS];
 	struct image image = {.is_made = false};
-	pid_t server = start_server(command);
-	unsigned wrong = check_disk();
+	pid_t server;
+	unsigned wrong;
 	uint64_t later_ms = random_number(random, 400);
 
-	stop = false;
+	stop = is_killed = false;
+	server = start_server(command);
+	wrong = check_disk();
 	for (unsigned i = 0; i < CLIENTS; i++) {
 		clients[i] = (struct client){
 			.first = sectors * i / CLIENTS, .end = sectors * (i + 1) / CLIENTS, .random = ++seed * 7919};
@@ -323,6 +330,7 @@ static unsigned one_kill(char **command, const char *disk, uint64_t *random, uns
 	if (random_number(random, 2) == 0)
 		make_image(&image, disk);
 	sleep_ms(later_ms);
+	is_killed = true;
 	(void)kill(server, SIGKILL);
 	(void)waitpid(server, NULL, 0);
 	stop = true;
@@ -353,6 +361,7 @@ int main(int argc, char **argv)
 	begun = calloc(sectors, sizeof(*begun));
 	for (unsigned i = 0; i < kills && wrong == 0; i++)
 		wrong += one_kill(argv + 5, argv[4], &random, &images);
+	is_killed = false;
 	server = start_server(argv + 5);
 	wrong += wrong == 0 ? check_disk() : 0;
 	(void)kill(server, SIGTERM);
