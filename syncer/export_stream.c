@@ -13,8 +13,8 @@
  * A regular file behind standard output is written as it comes, zeros too, for it may be open for appending, or at
  * an offset: a hole is only for files that we made.
  *
- * vmsplice() is not used: pages given to a pipe must not change until the reader has taken them, and nobody says when
- * that is.
+ * Zeros are given to a pipe as pages (vmsplice): always the same ones, which never change, and nothing is copied or allocated. Content is not: pages given to
+ * a pipe must not change until the last reader has taken them (who may have moved them on to another pipe), and nobody says when that is.
  */
 #include "syncer/export_stream.h"
 
@@ -26,6 +26,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -148,6 +149,23 @@ static ssize_t try_write(const struct stream *stream, const uint8_t *at, size_t 
 	return written < 0 ? -errno : written;
 }
 
+/* The same, of zeros. Where pages can't be given, they are written. */
+static ssize_t try_zero(struct stream *stream, uint64_t len_bytes)
+{
+	size_t piece_bytes = len_bytes < ZERO_BYTES ? (size_t)len_bytes : ZERO_BYTES;
+	struct iovec pages = { .iov_base = zeros, .iov_len = piece_bytes };
+	ssize_t given;
+
+	if (stream->way != STREAM_NONBLOCKING || stream->cannot_give_pages)
+		return try_write(stream, zeros, piece_bytes);
+	given = vmsplice(stream->fd, &pages, 1, SPLICE_F_NONBLOCK);
+	if (given < 0 && (errno == EINVAL || errno == ENOSYS || errno == EPERM || errno == EBADF)) {
+		stream->cannot_give_pages = true;
+		return -EINTR;
+	}
+	return given < 0 ? -errno : given;
+}
+
 static int fail_write(const struct stream *stream, int error, struct failure *failure)
 {
 	if (error == -EPIPE || error == -ECONNRESET)
@@ -156,19 +174,18 @@ static int fail_write(const struct stream *stream, int error, struct failure *fa
 	return fail_errno(failure, error, "%s: can't write at %" PRIu64, stream->name, stream->written_bytes);
 }
 
-int stream_write(struct stream *stream, const void *buffer, size_t len_bytes, struct failure *failure)
+/* `buffer` NULL: zeros */
+static int put_all(struct stream *stream, const uint8_t *buffer, uint64_t len_bytes, struct failure *failure)
 {
-	const uint8_t *at = buffer;
-
 	while (len_bytes > 0) {
 		ssize_t written;
 
 		if (is_over(stream))
 			return -EINTR;
-		written = try_write(stream, at, len_bytes);
+		written = buffer != NULL ? try_write(stream, buffer, (size_t)len_bytes) : try_zero(stream, len_bytes);
 		if (written > 0) {
-			at += written;
-			len_bytes -= (size_t)written;
+			buffer = buffer != NULL ? buffer + written : NULL;
+			len_bytes -= (uint64_t)written;
 			stream->written_bytes += (uint64_t)written;
 		} else if (written == -EAGAIN) {
 			(void)wait_until_writable(stream);
@@ -179,17 +196,14 @@ int stream_write(struct stream *stream, const void *buffer, size_t len_bytes, st
 	return 0;
 }
 
+int stream_write(struct stream *stream, const void *buffer, size_t len_bytes, struct failure *failure)
+{
+	return put_all(stream, buffer, len_bytes, failure);
+}
+
 int stream_zero(struct stream *stream, uint64_t len_bytes, struct failure *failure)
 {
-	while (len_bytes > 0) {
-		size_t piece_bytes = len_bytes < ZERO_BYTES ? (size_t)len_bytes : ZERO_BYTES;
-		int error = stream_write(stream, zeros, piece_bytes, failure);
-
-		if (error < 0)
-			return error;
-		len_bytes -= piece_bytes;
-	}
-	return 0;
+	return put_all(stream, NULL, len_bytes, failure);
 }
 
 int stream_finish(struct stream *stream, struct failure *failure)

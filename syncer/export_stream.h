@@ -26,6 +26,7 @@ struct stream {
 	const atomic_bool *is_abandoned; /* borrowed: somebody else failed */
 	int fd;
 	bool owns_fd;
+	bool cannot_give_pages; /* a pipe that doesn't take vmsplice() */
 	bool can_sync; /* a regular file or a block device behind it */
 	enum stream_way way;
 	uint64_t written_bytes;
