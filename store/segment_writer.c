@@ -31,9 +31,12 @@
  * to every caller that comes later; what was synced before stays good. sync_file_range() can be the one who
  * is told of a write error, and fdatasync then isn't told again, so its errors stick as well.
  *
- * Write-back is started every WRITEBACK_BYTES, and what was started the time before is dropped from the page cache
- * if it is clean by now. So a sync has little left to write, and a round of terabytes doesn't push the server's own
- * files out of memory. Both are hints to the kernel: where it doesn't take them, nothing but time is lost.
+ * Writes go past the page cache where the file system lets them (O_DIRECT): nobody will read them soon, copying them, and dropping them again, was a tenth of
+ * what a first round costs, and a round of terabytes doesn't push the server's own files out of memory. Everything that is written is whole blocks at borders of
+ * blocks, from a buffer that is one. A direct write is not durable either before the fdatasync, which sees to the drive's cache and to the file's length.
+ *
+ * Where they can't be direct, write-back is started every WRITEBACK_BYTES, and what was started the time before is dropped from the page cache
+ * if it is clean by now, to the same end. So a sync has little left to write. Both are hints to the kernel: where it doesn't take them, nothing but time is lost.
  */
 #include "store/segment.h"
 
@@ -59,8 +62,9 @@ _Static_assert(SEGMENT_BLOCK_BYTES % RECORD_ALIGN_BYTES == 0, "what starts a blo
 
 struct segment_writer {
 	int fd;
+	bool is_direct; /* `fd` has O_DIRECT */
 	uint32_t number;
-	uint8_t *buffer; /* BUFFER_BYTES; its first byte belongs at written_bytes */
+	uint8_t *buffer; /* BUFFER_BYTES, aligned to blocks; its first byte belongs at written_bytes */
 	size_t buffered_bytes;
 	uint64_t written_bytes;
 	uint64_t synced_bytes;
@@ -105,11 +109,20 @@ static void drop_cached(struct segment_writer *writer, uint64_t end_bytes)
 	writer->dropped_bytes = end_bytes;
 }
 
+/* Refused by many a file system at once, by some only when it comes to writing. */
+static void set_direct(struct segment_writer *writer, bool is_direct)
+{
+	int flags = fcntl(writer->fd, F_GETFL);
+
+	writer->is_direct = flags >= 0 && fcntl(writer->fd, F_SETFL, is_direct ? flags | O_DIRECT : flags & ~O_DIRECT) == 0 &&
+			    is_direct;
+}
+
 static int start_writeback(struct segment_writer *writer, struct failure *failure)
 {
 	uint64_t started_before_bytes = writer->writeback_bytes;
 
-	if (writer->written_bytes - started_before_bytes < WRITEBACK_BYTES)
+	if (writer->is_direct || writer->written_bytes - started_before_bytes < WRITEBACK_BYTES)
 		return 0;
 	if (sync_file_range(writer->fd, (off_t)started_before_bytes,
 			    (off_t)(writer->written_bytes - started_before_bytes), SYNC_FILE_RANGE_WRITE) != 0 &&
@@ -130,6 +143,10 @@ static int write_buffer(struct segment_writer *writer, struct failure *failure)
 
 		if (put_bytes < 0 && errno == EINTR)
 			continue;
+		if (put_bytes < 0 && errno == EINVAL && writer->is_direct) {
+			set_direct(writer, false);
+			continue;
+		}
 		if (put_bytes <= 0) /* 0 is not to be expected, and must not make this loop endless */
 			return writer_fail(writer, put_bytes < 0 ? -errno : -EIO, "write", failure);
 		done_bytes += (size_t)put_bytes;
@@ -187,7 +204,7 @@ static int open_locked(int segments_fd, uint32_t number, int flags, struct segme
 		return fail_errno(failure, -ENOMEM, "segment %08" PRIx32, number);
 	writer->fd = -1;
 	writer->number = number;
-	writer->buffer = malloc(BUFFER_BYTES);
+	writer->buffer = aligned_alloc(SEGMENT_BLOCK_BYTES, BUFFER_BYTES);
 	if (writer->buffer == NULL)
 		return fail_errno(failure, -ENOMEM, "segment %08" PRIx32, number);
 	result = segment_file_open(segments_fd, number, flags, &writer->fd, failure);
@@ -286,6 +303,7 @@ int segment_writer_create(int segments_fd, const uint8_t store_id[STORE_ID_BYTES
 	if (fsync(writer->fd) != 0 || fsync(folder_fd) != 0 || fsync(segments_fd) != 0)
 		return writer_fail(writer, -errno, "sync of file or folders", failure);
 	start_at(writer, SEGMENT_BLOCK_BYTES);
+	set_direct(writer, true);
 	*ret_writer = take_ptr(writer);
 	return 0;
 }
@@ -326,6 +344,7 @@ int segment_writer_open(int segments_fd, const uint8_t store_id[STORE_ID_BYTES],
 		result = cut_tail(writer, committed_bytes, failure);
 	if (result < 0)
 		return result;
+	set_direct(writer, true);
 	*ret_writer = take_ptr(writer);
 	return 0;
 }
@@ -413,8 +432,10 @@ int segment_writer_sync(struct segment_writer *writer, struct failure *failure)
 		return result;
 	if (fdatasync(writer->fd) != 0)
 		return writer_fail(writer, -errno, "sync", failure);
-	writer->dropped_bytes = writer->synced_bytes; /* what was dirty the first time is clean now */
-	drop_cached(writer, writer->written_bytes);
+	if (!writer->is_direct) {
+		writer->dropped_bytes = writer->synced_bytes; /* what was dirty the first time is clean now */
+		drop_cached(writer, writer->written_bytes);
+	}
 	writer->synced_bytes = writer->written_bytes;
 	writer->writeback_bytes = writer->written_bytes;
 	return 0;
