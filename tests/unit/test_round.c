@@ -28,6 +28,7 @@
 #include "store/store.h"
 #include "store/store_fake.h"
 #include "syncer/round.h"
+#include "syncer/source.h"
 #include "scratch_folder.h"
 
 enum { KIB = 1024, MIB = 1024 * 1024, CHUNK = 16 * KIB, SMALL_BYTES = 9 * MIB + 1000 };
@@ -560,6 +561,55 @@ static void stopped_at_random_it_goes_on(void **state)
 	assert_true(stopped > (HAS_SANITIZER ? 0 : 3));
 }
 
+/* ------------------------------------------------------------------ content that is in memory, or was */
+
+static _Atomic unsigned lost_of_ten; /* so many reads of content at hand find it gone; 0: the truth */
+static _Atomic unsigned lost_count;
+
+bool __real_source_is_at_hand(struct source *source, size_t len_bytes, uint64_t off_bytes);
+bool __wrap_source_is_at_hand(struct source *source, size_t len_bytes, uint64_t off_bytes);
+bool __real_source_read_at_hand(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes);
+bool __wrap_source_read_at_hand(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes);
+
+bool __wrap_source_is_at_hand(struct source *source, size_t len_bytes, uint64_t off_bytes)
+{
+	return lost_of_ten > 0 || __real_source_is_at_hand(source, len_bytes, off_bytes);
+}
+
+bool __wrap_source_read_at_hand(struct source *source, void *buffer, size_t len_bytes, uint64_t off_bytes)
+{
+	uint64_t draw = off_bytes / 4096 * 0x9e3779b97f4a7c15u >> 32; /* threads meet here: no common state */
+
+	if (lost_of_ten == 0 || draw % 10 >= lost_of_ten)
+		return __real_source_read_at_hand(source, buffer, len_bytes, off_bytes);
+	memset(buffer, 0xee, len_bytes);
+	lost_count++;
+	return false;
+}
+
+static void what_is_at_hand_no_more_is_read_as_ever(void **state)
+{
+	(void)state;
+	for (unsigned i = 1; i <= 10; i++) {
+		struct store *store;
+
+		make_source(40 * (uint64_t)MIB + 12345);
+		for (unsigned n = 0; n < 20; n++)
+			write_random(source_path, random_number(40) * MIB, (size_t)(1 + random_number(2 * MIB)));
+		store = new_store(false);
+		lost_of_ten = i;
+		lost_count = 0;
+		for (unsigned round = 0; round < 3; round++) {
+			(void)run_good_round(store);
+			write_random(source_path, random_number(40 * (uint64_t)MIB), 100000);
+		}
+		assert_true(lost_count > 0);
+		lost_of_ten = 0;
+		(void)run_good_round(store);
+		store_close(store);
+	}
+}
+
 /* ------------------------------------------------------------------ memory, limits */
 
 static uint64_t status_field_kib(const char *name)
@@ -714,6 +764,7 @@ int main(void)
 		cmocka_unit_test(a_store_that_forgets_is_noticed),
 		cmocka_unit_test(an_image_is_not_handed_out_twice),
 		cmocka_unit_test(stopped_at_random_it_goes_on),
+		cmocka_unit_test(what_is_at_hand_no_more_is_read_as_ever),
 		cmocka_unit_test(the_limit_of_the_round_is_kept),
 		cmocka_unit_test(a_limit_lifted_meanwhile_is_obeyed),
 		cmocka_unit_test(the_level_is_that_of_the_round),
