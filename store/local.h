@@ -57,6 +57,7 @@ struct local_store {
 	struct segment_writer *segment;
 	uint32_t left_segment;	/* not to be appended to again: clean-up is about to seal it */
 	bool segment_is_dirty;	/* appended to since its last sync */
+	uint64_t entries_off_bytes; /* where the log entries of the transaction under way begin in it; 0: there are none */
 	/* Full and durable, and the catalog doesn't know yet: their writers stay open, since the lock on the file is what keeps other processes from cutting off
 	 * what the catalog has not heard of. */
 	struct segment_writer *full[FULL_MOST];

@@ -8,12 +8,15 @@
  *   2. fdatasync of the segment, before the catalog is locked: the long part, and nobody else waits for it.
  *   3. the catalog is locked, a transaction begins. Chunks get ids; the map is changed; a log entry with the changes is appended to the segment.
  *   4. fdatasync of the segment: the log entry and everything before it is durable (R2), segments that filled up meanwhile were synced when they were closed.
- *      Power lost after it: the catalog doesn't know of the entry. Its successor won't point at it, so a rebuild
- *      doesn't believe it (disk_log.h), and the bytes behind the committed length are cut off by the segment's next writer.
+ *      Power lost after it: the catalog doesn't know of the entry. The bytes behind the committed length are cut off by whoever
+ *      writes an entry next, of whatever disk and into whatever segment, before his own is durable. So no entry that never happened
+ *      ever stands next to one that did and has the same predecessor. (The chain alone wouldn't tell: a transaction may have several
+ *      entries, and the longer chain counts.)
  *   5. the transaction commits, durably (R1).
  *
- * A step that fails rolls the transaction back. Chunks stay pending and are committed by the next try; the orphaned log entry
- * stays in the segment, unreferenced. After a failed fdatasync the segment's writer refuses everything: the store can't
+ * A step that fails rolls the transaction back. Chunks stay pending and are committed by the next try; log entries are taken
+ * back, as above. Only after a failed commit of the catalog's (5), of which it isn't certain that nothing happened, the segment is left
+ * as it is, and what was pending with it. After a failed fdatasync the segment's writer refuses everything: the store can't
  * commit any more through this handle, which is what must happen, because what was appended may be gone.
  *
  * A chunk is stored once: between being looked for and being committed, another process or another view may have committed the same digest. So each
@@ -156,17 +159,46 @@ int local_begin_locked(struct local_store *local, struct failure *failure)
  * are pending: who refers to one gets -ESTALE, and puts it again. So the store works on when there is room, in another segment or the
  * same one opened anew, without whoever has it open having to open it anew.
  */
+static void leave_segment_locked(struct local_store *local)
+{
+	segment_writer_close(local->segment);
+	local->segment = NULL;
+	local->segment_is_dirty = false;
+	local->entries_off_bytes = 0;
+	local_close_full_locked(local);
+	pending_clear(&local->pending);
+}
+
 static void leave_full_segment_locked(struct local_store *local)
 {
 	int error = local->segment == NULL ? 0 : segment_writer_error(local->segment);
 
-	if (error != -ENOSPC && error != -EDQUOT)
-		return;
-	segment_writer_close(local->segment);
-	local->segment = NULL;
-	local->segment_is_dirty = false;
-	local_close_full_locked(local);
-	pending_clear(&local->pending);
+	if (error == -ENOSPC || error == -EDQUOT)
+		leave_segment_locked(local);
+}
+
+/* What writers who were killed have left in segments that nobody has open. In a transaction: lengths in the catalog are final. */
+static int cut_leftovers_locked(struct local_store *local, struct failure *failure)
+{
+	AUTO_FREE struct catalog_segment *list = NULL;
+	size_t count = 0;
+	int result = catalog_segment_list_open(local->writer, &list, &count, failure);
+
+	for (size_t i = 0; result == 0 && i < count; i++)
+		if (list[i].number != segment_writer_number(local->segment))
+			result = segment_cut_leftovers(local->segments_fd, local->id, list[i].number, list[i].length_bytes,
+						       failure);
+	return result;
+}
+
+/* A transaction is given up: its entries go, or they would pass for what happened. */
+static void take_entries_back_locked(struct local_store *local)
+{
+	if (local->segment != NULL && local->entries_off_bytes != 0) {
+		(void)segment_writer_rewind(local->segment, local->entries_off_bytes, NULL); /* one that fails takes no more */
+		local->segment_is_dirty = true; /* the next sync fills up the block that it ends in */
+	}
+	local->entries_off_bytes = 0;
 }
 
 static int append_log_record_locked(struct local_store *local, const struct byte_writer *plain,
@@ -182,6 +214,12 @@ static int append_log_record_locked(struct local_store *local, const struct byte
 				      failure);
 	if (result < 0)
 		return result;
+	if (local->entries_off_bytes == 0) {
+		result = cut_leftovers_locked(local, failure);
+		if (result < 0)
+			return result;
+		local->entries_off_bytes = segment_writer_bytes(local->segment);
+	}
 	/* before it is tried: after one that failed nothing may be committed, and the sync is what finds out */
 	local->segment_is_dirty = true;
 	result = segment_writer_append(local->segment, &header, scratch->stored, &off_bytes, failure);
@@ -232,12 +270,17 @@ int local_end_locked(struct local_store *local, struct failure *failure)
 		local->segment_is_dirty = false;
 		result = update_segment_rows_locked(local, failure);
 	}
-	if (result == 0)
+	if (result == 0) {
 		result = catalog_commit(local->writer, failure);
+		/* without room nothing is committed; after another error it may turn out, when the database is opened next, that it was */
+		if (result < 0 && result != -ENOSPC)
+			leave_segment_locked(local);
+	}
 	if (result < 0) {
 		local_abandon_locked(local);
 		return result;
 	}
+	local->entries_off_bytes = 0;
 	local_close_full_locked(local);
 	return 0;
 }
@@ -277,6 +320,7 @@ void local_leave_segment_locked(struct local_store *local, uint32_t number)
 
 void local_abandon_locked(struct local_store *local)
 {
+	take_entries_back_locked(local);
 	catalog_rollback(local->writer);
 	leave_full_segment_locked(local);
 }

@@ -70,10 +70,23 @@ int segment_writer_append(struct segment_writer *writer, const struct record_hea
  */
 int segment_writer_sync(struct segment_writer *writer, struct failure *failure);
 
+/*
+ * Takes back what was appended from off_bytes on, which nobody was promised, synced or not; durable on return. What was
+ * appended before is as it was. A failure leaves the writer failed.
+ */
+int segment_writer_rewind(struct segment_writer *writer, uint64_t off_bytes, struct failure *failure);
+
 /* Does not sync: what was not synced is nobody's. Releases the flock. NULL is fine. */
 void segment_writer_close(struct segment_writer *writer);
 /* What made it refuse everything, a negative errno; 0: nothing has. */
 int segment_writer_error(const struct segment_writer *writer);
+
+/*
+ * Cuts off what somebody has left behind committed_bytes who was killed, as segment_writer_open() does; durable on
+ * return. 0 also if there is nothing, if somebody appends to it, or if it is damaged or missing, which a check tells.
+ */
+int segment_cut_leftovers(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number,
+			  uint64_t committed_bytes, struct failure *failure);
 
 /*
  * Removes the file of a segment; durable on return (its folder is fsynced). 0 also if there is none. Who has it open

@@ -22,6 +22,10 @@
  * their checksums, and a walk without the catalog would take a mixture for a history. One more
  * fdatasync, only when there is a tail, rules that out.
  *
+ * So does whoever writes an entry of a log, to all segments that nobody appends to: entries that were left there by a
+ * writer who was killed before its transaction are otherwise as good as those that follow on the same predecessor, and
+ * there may be more of them. A writer whose transaction fails takes its entries back for the same reason.
+ *
  * Creating one: the file is fsynced, then the folder that names it, then `segments/`, which names the folder, also when
  * the folder was there already: the process that made it may not have got to its fsync. Only then may a record be
  * acknowledged, for a file without a name is as lost as one without content.
@@ -349,6 +353,27 @@ int segment_writer_open(int segments_fd, const uint8_t store_id[STORE_ID_BYTES],
 	return 0;
 }
 
+/* In every transaction that writes to a log, so it looks before it opens anything. */
+int segment_cut_leftovers(int segments_fd, const uint8_t store_id[STORE_ID_BYTES], uint32_t number,
+			  uint64_t committed_bytes, struct failure *failure)
+{
+	AUTO(writer_release) struct segment_writer *writer = NULL;
+	struct failure why = {.code = 0};
+	char path[SEGMENT_PATH_BYTES];
+	struct stat status;
+	int result;
+
+	segment_path(number, path);
+	if (fstatat(segments_fd, path, &status, AT_SYMLINK_NOFOLLOW) != 0)
+		return errno == ENOENT ? 0 : fail_errno(failure, -errno, "segment %08" PRIx32 ": stat", number);
+	if (status.st_size <= SEGMENT_BLOCK_BYTES || (uint64_t)status.st_size <= committed_bytes)
+		return 0;
+	result = segment_writer_open(segments_fd, store_id, number, committed_bytes, &writer, &why);
+	if (result == 0 || result == -EWOULDBLOCK || result == -EBADMSG || result == -ENOENT)
+		return 0;
+	return fail_from(failure, &why);
+}
+
 int segment_writer_error(const struct segment_writer *writer)
 {
 	return writer->failed.code;
@@ -416,6 +441,33 @@ int segment_writer_append(struct segment_writer *writer, const struct record_hea
 	if (result < 0)
 		return result;
 	*ret_off_bytes = off_bytes;
+	return 0;
+}
+
+/*
+ * The block that off_bytes is in may have been synced, and is written again: what is in it in front of off_bytes was not
+ * acknowledged either, for that ends with a block.
+ */
+int segment_writer_rewind(struct segment_writer *writer, uint64_t off_bytes, struct failure *failure)
+{
+	uint64_t block_bytes = off_bytes / SEGMENT_BLOCK_BYTES * SEGMENT_BLOCK_BYTES;
+	int result = writer_check(writer, failure);
+
+	assert(off_bytes >= SEGMENT_BLOCK_BYTES && off_bytes <= segment_writer_bytes(writer));
+	if (result < 0)
+		return result;
+	if (off_bytes >= writer->written_bytes) {
+		writer->buffered_bytes = (size_t)(off_bytes - writer->written_bytes);
+		return 0;
+	}
+	result = truncate_file(writer, off_bytes, failure);
+	if (result < 0)
+		return result;
+	if (fdatasync(writer->fd) != 0)
+		return writer_fail(writer, -errno, "sync", failure);
+	start_at(writer, block_bytes);
+	writer->written_bytes = off_bytes;
+	writer->buffered_bytes = 0;
 	return 0;
 }
 

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a writer leaves behind that is killed, or fails, when entries of a disk's log are durable and their transaction is not: nothing
+ * of that may ever count, whoever writes next, and into which segment. The oracle is a rebuild: it knows the segments only.
+ */
+#include "unit_test.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "scratch_folder.h"
+#include "store/local.h"
+
+#define CHUNK ((size_t)STORE_CHUNK_LEAST_BYTES)
+enum { CHUNKS = 64 };
+
+struct one {
+	struct scratch_folder folder;
+	char *path; /* of the store */
+};
+
+static struct failure failure;
+
+static struct failure *why(void)
+{
+	failure_clear(&failure);
+	return &failure;
+}
+
+static void assert_done(int result, const char *what, int line)
+{
+	if (result != 0)
+		fail_msg("line %d: %s: %d: %s", line, what, result, failure.message);
+}
+#define must(call) assert_done((call), #call, __LINE__)
+
+static struct store *open_store(const struct one *one)
+{
+	struct store *store;
+
+	must(store_open_local(one->path, &(struct store_options){.read_only = false}, &store, why()));
+	return store;
+}
+
+static void create_disk(struct store *store, const char *name)
+{
+	const struct store_disk_params params = {.name = name, .size_bytes = CHUNKS * CHUNK, .sector_bytes = 512};
+
+	must(store_create_disk(store, &params, why()));
+}
+
+static struct store_view *open_live(struct store *store, const char *name)
+{
+	struct store_reference reference = {.which = STORE_LIVE};
+	struct store_view *view;
+
+	(void)strcpy(reference.disk, name);
+	must(store_view_open(store, &reference, VIEW_WRITE, "test", &view, why()));
+	return view;
+}
+
+static uint32_t make_image(struct store_view *view)
+{
+	uint32_t number;
+
+	must(store_create_image(view, &(struct store_image_params){.label = NULL}, &number, why()));
+	return number;
+}
+
+static void make_image_of(struct store *store, const char *name, uint32_t expected)
+{
+	struct store_view *view = open_live(store, name);
+
+	assert_int_equal(make_image(view), expected);
+	store_view_close(view);
+}
+
+/* The first half of a commit that is too large for one entry of the log: its entries are durable, and that is all. */
+static void write_entries(struct store *store, const char *name, unsigned entries)
+{
+	struct local_store *local = local_of(store);
+	AUTO(catalog_disk_release) struct catalog_disk disk = {.id = 0};
+
+	must(local_begin_locked(local, why()));
+	must(local_find_disk(local->writer, name, &disk, why()));
+	for (unsigned i = 0; i < entries; i++) {
+		struct log_run run = {.first_chunk = i, .chunk_count = 1, .kind = LOG_RUN_ZERO};
+		struct log_entry entry = {
+			.op = LOG_EXTENTS, .generation = disk.generation, .runs = &run, .run_count = 1};
+
+		must(local_log_locked(local, &disk, &entry, why()));
+	}
+	must(segment_writer_sync(local->segment, why()));
+}
+
+static void rebuild(const struct one *one)
+{
+	struct store_rebuild_report report;
+
+	must(store_rebuild_local(one->path, &(struct store_rebuild_params){.doing = "test"}, &report, why()));
+	for (size_t i = 0; i < report.found.flaw_count; i++)
+		print_message("%s: %s\n", report.found.flaws[i].what, report.found.flaws[i].why);
+	assert_int_equal(report.found.flaw_count, 0);
+	store_rebuild_report_free(&report);
+}
+
+static size_t count_images(const struct one *one, const char *name)
+{
+	struct store *store = open_store(one);
+	struct store_image *images;
+	size_t count;
+
+	must(store_list_images(store, name, &images, &count, why()));
+	store_images_free(images, count);
+	store_close(store);
+	return count;
+}
+
+static int make_one(void **state)
+{
+	struct one *one = calloc(1, sizeof(*one));
+
+	assert_non_null(one);
+	scratch_folder_make(&one->folder);
+	assert_true(asprintf(&one->path, "%s/store", one->folder.path) > 0);
+	must(store_create_local(one->path, CHUNK, why()));
+	*state = one;
+	return 0;
+}
+
+static int remove_one(void **state)
+{
+	struct one *one = *state;
+
+	scratch_folder_remove(&one->folder);
+	free(one->path);
+	free(one);
+	return 0;
+}
+
+/* Two write at the same time, so each has a segment of its own; the one with the second is killed. Who comes next takes the first. */
+static void entries_left_in_another_segment_do_not_count(void **state)
+{
+	struct one *one = *state;
+	struct store *busy = open_store(one), *killed;
+
+	create_disk(busy, "one");
+	create_disk(busy, "two");
+	make_image_of(busy, "one", 1);
+	killed = open_store(one);
+	write_entries(killed, "one", 5);
+	store_close(killed);
+	store_close(busy);
+	busy = open_store(one);
+	make_image_of(busy, "one", 2);
+	store_close(busy);
+	rebuild(one);
+	assert_int_equal(count_images(one, "one"), 2);
+}
+
+/* The next one to write to the disk has a segment already. */
+static void entries_left_behind_do_not_count_for_who_writes_already(void **state)
+{
+	struct one *one = *state;
+	struct store *busy = open_store(one), *killed;
+
+	create_disk(busy, "one");
+	create_disk(busy, "two");
+	make_image_of(busy, "two", 1);
+	killed = open_store(one);
+	write_entries(killed, "one", 5);
+	store_close(killed);
+	make_image_of(busy, "one", 1);
+	store_close(busy);
+	rebuild(one);
+	assert_int_equal(count_images(one, "one"), 1);
+}
+
+/* A transaction that fails at its end, in a process that goes on. */
+static void entries_of_a_failed_transaction_do_not_count(void **state)
+{
+	struct one *one = *state;
+	struct store *store = open_store(one);
+	struct store_view *view;
+
+	create_disk(store, "one");
+	view = open_live(store, "one");
+	write_entries(store, "one", 5);
+	local_abandon_locked(local_of(store));
+	assert_int_equal(make_image(view), 1);
+	store_view_close(view);
+	store_close(store);
+	rebuild(one);
+	assert_int_equal(count_images(one, "one"), 1);
+}
+
+static struct store_change put_chunk(struct store_view *view, uint8_t content)
+{
+	struct store_change change = {.first_chunk = content, .chunk_count = 1, .kind = STORE_MAP_CHUNK};
+	struct store_scratch *scratch;
+	struct store_encoded encoded;
+	uint8_t plain[CHUNK];
+	uint64_t new_bytes;
+
+	must(store_scratch_new(&scratch, why()));
+	memset(plain, content, sizeof(plain));
+	must(hasher_digest(scratch->hasher, plain, CHUNK, change.digest, why()));
+	must(store_encode_chunk(scratch, 3, change.digest, plain, CHUNK, &encoded, why()));
+	must(store_put_chunk(view, &encoded, &change.chunk, &new_bytes, why()));
+	store_scratch_free(scratch);
+	return change;
+}
+
+static void assert_clean(struct store *store)
+{
+	struct store_check_report report;
+
+	must(store_check(store, &(struct store_check_params){.deep = true}, &report, why()));
+	for (size_t i = 0; i < report.flaw_count; i++)
+		print_message("%s: %s\n", report.flaws[i].what, report.flaws[i].why);
+	assert_true(report.is_clean);
+	store_check_report_free(&report);
+}
+
+/* Chunks in front of entries that were taken back are committed by the next try, and no length ends within a block. */
+static void what_is_pending_outlives_a_failed_transaction(void **state)
+{
+	struct one *one = *state;
+	struct store *store = open_store(one);
+	struct local_store *local = local_of(store);
+	struct catalog_segment segment;
+	struct store_change change;
+	struct store_view *view;
+
+	create_disk(store, "one");
+	view = open_live(store, "one");
+	for (unsigned i = 1; i < 4; i++) {
+		change = put_chunk(view, (uint8_t)i);
+		write_entries(store, "one", i);
+		local_abandon_locked(local);
+		if (i == 2)
+			(void)put_chunk(view, 40);
+		must(store_set_policy(store, "one", &(struct store_policy){.set_keep = true, .keep = i}, why()));
+		must(local_begin_locked(local, why()));
+		must(catalog_segment_get(local->writer, segment_writer_number(local->segment), &segment, why()));
+		local_abandon_locked(local);
+		assert_int_equal(segment.length_bytes % SEGMENT_BLOCK_BYTES, 0);
+		must(store_commit(view, &change, 1, NULL, why()));
+	}
+	assert_int_equal(make_image(view), 1);
+	store_view_close(view);
+	assert_clean(store);
+	store_close(store);
+	rebuild(one);
+	store = open_store(one);
+	assert_clean(store);
+	store_close(store);
+}
+
+static void a_removal_counts_whatever_was_left(void **state)
+{
+	struct one *one = *state;
+	struct store *busy = open_store(one), *killed;
+	struct store_disk *disks;
+	size_t count;
+
+	create_disk(busy, "one");
+	create_disk(busy, "two");
+	killed = open_store(one);
+	write_entries(killed, "one", 5);
+	store_close(killed);
+	must(store_remove_disk(busy, "one", false, why()));
+	store_close(busy);
+	rebuild(one);
+	busy = open_store(one);
+	must(store_list_disks(busy, NULL, &disks, &count, why()));
+	assert_int_equal(count, 1);
+	assert_string_equal(disks[0].name, "two");
+	store_disks_free(disks, count);
+	store_close(busy);
+}
+
+#define test(name) cmocka_unit_test_setup_teardown(name, make_one, remove_one)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		test(entries_left_in_another_segment_do_not_count),
+		test(entries_left_behind_do_not_count_for_who_writes_already),
+		test(entries_of_a_failed_transaction_do_not_count),
+		test(what_is_pending_outlives_a_failed_transaction),
+		test(a_removal_counts_whatever_was_left),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
