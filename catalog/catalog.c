@@ -651,15 +651,16 @@ static int catalog_inode(const struct catalog *catalog, uint64_t *ret_inode, str
 	return 0;
 }
 
-/* In transactions under the lock: a rebuild holds it while it puts another database in this one's place. */
-static int check_is_current(const struct catalog *catalog, struct failure *failure)
+/* In transactions it is under the lock: a rebuild holds that while it puts another database in this one's place. */
+int catalog_check_current(const struct catalog *catalog, struct failure *failure)
 {
-	uint64_t inode = 0;
-	int result = catalog_inode(catalog, &inode, failure);
+	struct stat status = {.st_ino = 0};
 
-	if (result == 0 && inode != catalog->inode)
+	if (stat(catalog->path, &status) < 0 && errno != ENOENT)
+		return fail_errno(failure, -errno, "catalog %s", catalog->path);
+	if (status.st_ino != catalog->inode)
 		return fail(failure, -ESTALE, "catalog %s: it was made anew meanwhile; run this again", catalog->path);
-	return result;
+	return 0;
 }
 
 int catalog_check_chunk_bytes(struct catalog *catalog, uint32_t chunk_bytes, struct failure *failure)
@@ -809,7 +810,7 @@ int catalog_open_named(const char *store_path, const char *name, int locks_fd, c
 	if (result == 0)
 		result = catalog_open_database(catalog, failure);
 	if (result == 0)
-		result = check_is_current(catalog, failure); /* it was opened by name after the look at its inode */
+		result = catalog_check_current(catalog, failure); /* it was opened by name after the look at its inode */
 	if (result == 0)
 		result = catalog_configure(catalog, failure);
 	if (result == 0)
@@ -847,7 +848,7 @@ int catalog_begin(struct catalog *catalog, struct failure *failure)
 	result = catalog_lock(catalog, LOCK_WAIT_MS, failure);
 	if (result < 0)
 		return result;
-	result = check_is_current(catalog, failure);
+	result = catalog_check_current(catalog, failure);
 	if (result == 0) {
 		begin = catalog_statement(catalog, ST_BEGIN, failure);
 		result = begin == NULL ? catalog->statement_error : catalog_run(catalog, begin, failure);

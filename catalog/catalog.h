@@ -61,6 +61,11 @@ int catalog_check_chunk_bytes(struct catalog *catalog, uint32_t chunk_bytes, str
 void catalog_close(struct catalog *catalog);
 /* Names the database file: another number after a rebuild has put a new one in its place, while this handle is open. */
 uint64_t catalog_database(const struct catalog *catalog);
+/*
+ * -ESTALE: a rebuild has put, or is about to put, another one in its place. Who asks with a lease of a disk or image in his hands, and is told 0, keeps a rebuild
+ * from doing that for as long as he holds it.
+ */
+int catalog_check_current(const struct catalog *catalog, struct failure *failure);
 
 /* -EBUSY after two minutes of waiting for another writer. Not nested. */
 int catalog_begin(struct catalog *catalog, struct failure *failure);
@@ -450,8 +455,10 @@ void catalog_drop_beside(const char *store_path, struct catalog *catalog);
 /*
  * Closes it and puts it in the place of the one that is used, whose lock the caller holds. At every moment before the end there is either the old one whole, or none: then a
  * rebuild has to be run again. Durable on return. On failure it is removed.
+ * `check` is called when nobody can come to use the old one any more (catalog_check_current()): when it fails, the old one stays, and that is returned.
  */
-int catalog_put_in_place(const char *store_path, struct catalog *catalog, struct failure *failure);
+int catalog_put_in_place(const char *store_path, struct catalog *catalog,
+			 int (*check)(void *opaque, struct failure *failure), void *opaque, struct failure *failure);
 
 /* A segment by its number, without anything alive yet. Later ones get higher numbers. In a transaction. */
 int catalog_segment_put(struct catalog *catalog, const struct catalog_segment *segment, struct failure *failure);

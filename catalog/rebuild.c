@@ -3,7 +3,8 @@
  * A catalog that is made anew beside the one in use, and how it takes that one's place.
  *
  *     1  catalog.db.new is whole and durable, its write-ahead log moved into it; closed
- *     2  catalog.db -> catalog.db.old          from here on there is no catalog, and whoever opens the store is told to rebuild
+ *     2  catalog.db -> catalog.db.old          from here on there is no catalog, and whoever opens the store is told to rebuild; a last
+ *                                              look whether anybody uses the old one, which is put back if so
  *     3  catalog.db-wal, catalog.db-shm removed
  *     4  catalog.db.new -> catalog.db
  *     5  catalog.db.old removed
@@ -89,12 +90,26 @@ static int finish_database(struct catalog *catalog, struct failure *failure)
 	return logged == moved ? 0 : fail(failure, -EBUSY, "catalog %s: somebody else has it open", catalog->path);
 }
 
-static int swap(int folder_fd, struct failure *failure)
+/* Who had opened the old one before takes leases by what it says: either he holds one by now, or he is told when he does. */
+static int take_old_away(int folder_fd, int (*check)(void *opaque, struct failure *failure), void *opaque,
+			 struct failure *failure)
 {
-	int result = 0;
+	bool is_there = faccessat(folder_fd, CATALOG_NAME, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	int result = is_there ? rename_durably(folder_fd, CATALOG_NAME, old_name, failure) : 0;
 
-	if (faccessat(folder_fd, CATALOG_NAME, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-		result = rename_durably(folder_fd, CATALOG_NAME, old_name, failure);
+	if (result < 0)
+		return result;
+	result = check(opaque, failure);
+	if (result < 0 && is_there)
+		(void)rename_durably(folder_fd, old_name, CATALOG_NAME, NULL); /* failed: none, as after a power cut here */
+	return result;
+}
+
+static int swap(int folder_fd, int (*check)(void *opaque, struct failure *failure), void *opaque,
+		struct failure *failure)
+{
+	int result = take_old_away(folder_fd, check, opaque, failure);
+
 	if (result == 0)
 		result = remove_files(folder_fd, CATALOG_NAME, false, failure);
 	if (result == 0 && fsync(folder_fd) < 0)
@@ -104,7 +119,8 @@ static int swap(int folder_fd, struct failure *failure)
 	return result == 0 ? remove_files(folder_fd, old_name, true, failure) : result;
 }
 
-int catalog_put_in_place(const char *store_path, struct catalog *catalog, struct failure *failure)
+int catalog_put_in_place(const char *store_path, struct catalog *catalog,
+			 int (*check)(void *opaque, struct failure *failure), void *opaque, struct failure *failure)
 {
 	AUTO_CLOSE int folder_fd = -1;
 	int result = finish_database(catalog, failure);
@@ -115,7 +131,7 @@ int catalog_put_in_place(const char *store_path, struct catalog *catalog, struct
 	if (result == 0)
 		result = remove_files(folder_fd, new_name, false, failure);
 	if (result == 0)
-		result = swap(folder_fd, failure);
+		result = swap(folder_fd, check, opaque, failure);
 	if (result < 0)
 		catalog_drop_beside(store_path, NULL);
 	return result;

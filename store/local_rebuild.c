@@ -2,7 +2,9 @@
 /*
  * Rebuild: the catalog from the segments alone (R5).
  *
- *   1  Nobody else uses the store: no lease is held, and the catalog's lock is ours until the end.
+ *   1  Nobody else uses the store: no lease is held, and the catalog's lock is ours until the end. (That is looked at twice: who opens something
+ *      meanwhile is found at 6, and who has the store open and takes a lease later is told that the catalog is not the one he knows. His numbers of
+ *      disks mean others in the new one, so his lease would be another disk's.)
  *   2  Every segment is walked through. Chunks go into the new catalog as they're found, with nothing that refers to them; log entries into
  *      a table of their own.
  *   3  For each disk, the chain of entries that counts is found (docs/store-format.md): of all entries that a chain without gaps leads to from the disk's
@@ -1021,8 +1023,9 @@ static int fill(struct rebuilding *rebuilding)
 }
 
 /* Nobody has anything open: who has, works by the catalog that is to go. */
-static int check_is_unused(struct local_store *local, struct failure *failure)
+static int check_is_unused(void *opaque, struct failure *failure)
 {
+	struct local_store *local = opaque;
 	AUTO(closedir_at) DIR *folder = NULL;
 	const struct dirent *entry;
 	int fd = openat(local->folder_fd, "locks", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -1070,11 +1073,9 @@ static int rebuild_alone(struct local_store *local, const struct store_rebuild_p
 	result = fill(&rebuilding);
 	if (result == 0 && is_stopped(&rebuilding))
 		result = -EINTR;
-	/* again: somebody may have begun to read meanwhile. Who wants to write waits for the lock, and is told then */
-	if (result == 0)
-		result = check_is_unused(local, failure);
+	/* it is looked again whether anybody has begun to use it meanwhile */
 	if (result == 0 && !params->dry_run)
-		return catalog_put_in_place(path, take_ptr(local->writer), failure);
+		return catalog_put_in_place(path, take_ptr(local->writer), check_is_unused, local, failure);
 	catalog_drop_beside(path, take_ptr(local->writer));
 	return result;
 }

@@ -159,6 +159,9 @@ int local_view_open(struct store *store, const struct store_reference *reference
 		result = open_live(local, reader.catalog, &disk, doing, view, failure);
 	else
 		result = open_image(local, reader.catalog, &disk, number, doing, view, failure);
+	/* with the lease in our hands: numbers of disks, and so the names of leases, are those of one catalog */
+	if (result == 0)
+		result = catalog_check_current(reader.catalog, failure);
 	/* an image keeps its pieces; of live content pieces may go while we have it, and none come */
 	if (result == 0)
 		result = catalog_base_any(reader.catalog, view->disk, view->generation, &view->has_base, failure);

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a writer leaves behind that is killed, or fails, when entries of a disk's log are durable and their transaction is not: nothing
- * of that may ever count, whoever writes next, and into which segment. The oracle is a rebuild: it knows the segments only.
+ * Rebuilds at bad moments (what they bring back: tests/integration/test-rebuild.sh).
+ *
+ * What a writer leaves behind that is killed, or fails, when entries of a disk's log are durable and their transaction is
+ * not: nothing of that may ever count, whoever writes next, and into which segment. And somebody who has had the store
+ * open since before a rebuild must not go on by the catalog that is gone: leases have its numbers of disks in their names.
  */
 #include "unit_test.h"
 
@@ -285,6 +288,60 @@ static void a_removal_counts_whatever_was_left(void **state)
 	store_close(busy);
 }
 
+static void who_had_the_store_open_is_told_of_the_rebuild(void **state)
+{
+	struct one *one = *state;
+	struct store *store = open_store(one);
+	struct store_reference live = {.disk = "one", .which = STORE_LIVE};
+	struct store_reference image = {.disk = "one", .which = STORE_LATEST};
+	struct store_view *view;
+
+	create_disk(store, "one");
+	make_image_of(store, "one", 1);
+	rebuild(one);
+	assert_int_equal(store_view_open(store, &live, VIEW_WRITE, "test", &view, why()), -ESTALE);
+	assert_int_equal(store_view_open(store, &image, VIEW_READ, "test", &view, why()), -ESTALE);
+	store_close(store);
+	store = open_store(one); /* neither has kept its lease */
+	view = open_live(store, "one");
+	store_view_close(view);
+	store_close(store);
+}
+
+struct last_look {
+	struct store *store;
+	int current;
+};
+
+static int somebody_has_come(void *opaque, struct failure *because)
+{
+	struct last_look *look = opaque;
+
+	look->current = catalog_check_current(local_of(look->store)->writer, because);
+	return -EBUSY;
+}
+
+/* Somebody takes a lease when the new catalog is finished already: the old one stays. */
+static void who_comes_at_the_last_moment_keeps_the_old_catalog(void **state)
+{
+	struct one *one = *state;
+	struct last_look look = {.store = open_store(one)};
+	struct local_store *local = local_of(look.store);
+	struct catalog *beside;
+
+	create_disk(look.store, "one");
+	make_image_of(look.store, "one", 1);
+	must(catalog_create_beside(one->path, CHUNK, local->locks_fd, &beside, why()));
+	assert_int_equal(catalog_put_in_place(one->path, beside, somebody_has_come, &look, why()), -EBUSY);
+	assert_int_equal(look.current, -ESTALE);
+	must(catalog_check_current(local->writer, why()));
+	make_image_of(look.store, "one", 2);
+	store_close(look.store);
+	assert_int_equal(count_images(one, "one"), 2);
+	rebuild(one); /* nothing is in its way */
+	assert_int_equal(count_images(one, "one"), 2);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, make_one, remove_one)
 
 int main(void)
@@ -295,6 +352,8 @@ int main(void)
 		test(entries_of_a_failed_transaction_do_not_count),
 		test(what_is_pending_outlives_a_failed_transaction),
 		test(a_removal_counts_whatever_was_left),
+		test(who_had_the_store_open_is_told_of_the_rebuild),
+		test(who_comes_at_the_last_moment_keeps_the_old_catalog),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
