@@ -394,11 +394,12 @@ static int drop_found(struct local_store *local, const struct dead_search *searc
 		struct catalog_location location;
 
 		result = catalog_chunk_get(local->writer, move.chunk, &location, failure);
-		move.from_off_bytes = location.off_bytes;
-		if (result == 0)
+		if (result == 0) {
+			move.from_off_bytes = location.off_bytes;
 			result = apply_chunk_move(local->writer, search->segment, &move, failure);
-		else if (result == -ENOENT)
+		} else if (result == -ENOENT) {
 			result = 0;
+		}
 	}
 	if (result < 0) {
 		local_abandon_locked(local);
@@ -453,6 +454,7 @@ static int empty_segment(struct cleaning *cleaning, struct catalog_segment *segm
 			 struct failure *failure)
 {
 	AUTO(item_list_free) struct item_list list = { .items = NULL };
+	size_t left = 0;
 	int result = list_items(cleaning, segment, &list, failure);
 
 	if (result == -EBADMSG && segment->live_bytes == 0) {
@@ -463,8 +465,7 @@ static int empty_segment(struct cleaning *cleaning, struct catalog_segment *segm
 	if (result < 0)
 		return result;
 	for (unsigned pass = 0; pass < PASSES_MOST; pass++) {
-		size_t left = 0;
-
+		left = 0;
 		for (size_t first = 0, count = 0; first < list.count;) {
 			result = decide_batch(cleaning, segment->number, &list, &first, &count, failure);
 			if (result == 0 && count > 0)
@@ -479,7 +480,8 @@ static int empty_segment(struct cleaning *cleaning, struct catalog_segment *segm
 			break;
 	}
 	result = get_segment(cleaning->local, segment->number, segment, failure);
-	*ret_empty = result == 0 && segment->live_bytes == 0;
+	/* nothing alive isn't enough: what is dead and has a row can be referred to again */
+	*ret_empty = result == 0 && left == 0 && segment->live_bytes == 0;
 	return result;
 }
 

@@ -2,7 +2,7 @@
 /*
  * Where the journals of a local store's disks are: journal/<uuid of the disk>/. By uuid, for a rebuild may give a disk another number, and
  * never another uuid. A folder is made when a disk is first opened for writing, stays, and goes with the disk: before its rows do, so that whoever finishes a deletion
- * that was cut short finds it.
+ * that was cut short finds it. Several may finish the same one at once: what another has removed meanwhile is removed.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -87,9 +87,11 @@ static int remove_files(int folder_fd, const char *path, struct failure *failure
 			(void)close(fd);
 		return result;
 	}
-	for (struct dirent *entry; result == 0 && (entry = readdir(folder)) != NULL;)
-		if (entry->d_name[0] != '.' && unlinkat(folder_fd, entry->d_name, 0) < 0)
+	for (struct dirent *entry; result == 0 && (errno = 0, entry = readdir(folder)) != NULL;)
+		if (entry->d_name[0] != '.' && unlinkat(folder_fd, entry->d_name, 0) < 0 && errno != ENOENT)
 			result = fail_errno(failure, -errno, "file %s/%s", path, entry->d_name);
+	if (result == 0 && errno != 0)
+		result = fail_errno(failure, -errno, "folder %s", path);
 	(void)closedir(folder);
 	return result;
 }
@@ -108,7 +110,7 @@ int local_remove_journal(struct local_store *local, const struct catalog_disk *d
 	if (asprintf(&path, "%s/journal/%s", local->base.location, name) < 0)
 		return fail_errno(failure, -ENOMEM, "disk %s", disk->name);
 	result = remove_files(fd, path, failure);
-	if (result == 0 && unlinkat(journals_fd, name, AT_REMOVEDIR) < 0)
+	if (result == 0 && unlinkat(journals_fd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
 		result = fail_errno(failure, -errno, "folder %s", path);
 	return result;
 }
