@@ -18,11 +18,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
@@ -33,7 +35,7 @@
 
 #define PLUGIN_FILE "nbdkit-wherry-plugin.so"
 
-enum { FIRST_LISTEN_FD = 3, ARGUMENTS_MOST = 32, BACKLOG = 64 };
+enum { FIRST_LISTEN_FD = 3, ARGUMENTS_MOST = 32, BACKLOG = 64, LOCK_WAIT_MS = 5000, LOCK_STEP_MS = 20 };
 
 /* ---- sockets ---- */
 
@@ -76,10 +78,38 @@ static int fill_unix_address(struct sockaddr_un *address, const char *path, stru
 	return 0;
 }
 
-/* Takes away a socket on which nobody answers. */
+/*
+ * The folder of a socket, locked while its fd is open. Anybody who may read the folder can lock it, so nobody waits for
+ * long.
+ */
+static int lock_folder(const char *path, int *ret_fd, struct failure *failure)
+{
+	const char *slash = strrchr(path, '/');
+	AUTO_FREE char *folder = slash == NULL ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
+	AUTO_CLOSE int fd = folder == NULL ? -1 : open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (folder == NULL)
+		return fail(failure, -ENOMEM, "out of memory");
+	if (fd < 0)
+		return fail_errno(failure, -errno, "%s: the folder for a socket", folder);
+	for (int waited_ms = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; waited_ms += LOCK_STEP_MS) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return fail_errno(failure, -errno, "%s: locking the folder for a socket", folder);
+		if (waited_ms >= LOCK_WAIT_MS)
+			return fail(failure, -EBUSY,
+				    "%s: another process keeps this folder locked; --socket takes a path in another",
+				    folder);
+		(void)nanosleep(&(struct timespec){.tv_nsec = LOCK_STEP_MS * 1000000L}, NULL); /* woken early: asks again */
+	}
+	*ret_fd = take_fd(&fd);
+	return 0;
+}
+
+/* Takes away a socket on which nobody answers. With the folder's lock. */
 static int remove_stale_socket(const struct sockaddr_un *address, struct failure *failure)
 {
-	AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	/* not blocking: EAGAIN is a server with too many waiting in front of it, who must not be joined */
+	AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct stat status;
 
 	if (fd < 0)
@@ -89,7 +119,7 @@ static int remove_stale_socket(const struct sockaddr_un *address, struct failure
 	if (!S_ISSOCK(status.st_mode))
 		return fail(failure, -EEXIST, "%s: is there, and is no socket; --socket takes another path",
 			    address->sun_path);
-	if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
+	if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 || errno == EAGAIN)
 		return fail(failure, -EADDRINUSE, "%s: a server answers there already; --socket takes another path",
 			    address->sun_path);
 	if (errno != ECONNREFUSED)
@@ -102,12 +132,13 @@ static int remove_stale_socket(const struct sockaddr_un *address, struct failure
 int nbd_listen_unix(const char *path, int *ret_fd, struct failure *failure)
 {
 	AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	AUTO_CLOSE int folder_fd = -1;
 	struct sockaddr_un address;
 	mode_t mask;
-	int error = fill_unix_address(&address, path, failure);
+	int error = fd < 0 ? fail_errno(failure, -errno, "socket") : fill_unix_address(&address, path, failure);
 
-	if (error == 0 && fd < 0)
-		error = fail_errno(failure, -errno, "socket");
+	if (error == 0)
+		error = lock_folder(path, &folder_fd, failure);
 	if (error == 0)
 		error = remove_stale_socket(&address, failure);
 	if (error < 0)
@@ -121,6 +152,16 @@ int nbd_listen_unix(const char *path, int *ret_fd, struct failure *failure)
 		return fail_errno(failure, error, "%s: listening", path);
 	*ret_fd = take_fd(&fd);
 	return 0;
+}
+
+void nbd_remove_socket(const char *path)
+{
+	AUTO_CLOSE int folder_fd = -1;
+	struct sockaddr_un address;
+
+	/* one that stays is taken away by the next */
+	if (fill_unix_address(&address, path, NULL) == 0 && lock_folder(path, &folder_fd, NULL) == 0)
+		(void)remove_stale_socket(&address, NULL);
 }
 
 static void free_addresses(struct addrinfo **addresses)

@@ -3,7 +3,8 @@
  * nbdkit with our plugin, as serve-nbd and attach start it.
  *
  * The socket is made here and handed over (as systemd does it): it takes connections before nbdkit is ready for them,
- * and whether an old socket may be taken away is decided here: it may if nobody answers on it.
+ * and whether an old socket may be taken away is decided here: it may if nobody answers on it. That is one step with the
+ * making of a new one, by a lock on the folder, or two that start at once could take away each other's.
  */
 #ifndef WHERRY_TOOLS_NBD_SERVER_H
 #define WHERRY_TOOLS_NBD_SERVER_H
@@ -27,6 +28,8 @@ int nbd_runtime_folder(char **ret_path, struct failure *failure);
 
 /* Listen. -EADDRINUSE: somebody answers there. -ENAMETOOLONG. */
 int nbd_listen_unix(const char *path, int *ret_fd, struct failure *failure);
+/* Takes the socket away when nobody listens on it any more; not one that another server has made there meanwhile. */
+void nbd_remove_socket(const char *path);
 int nbd_listen_tcp(const char *address, uint16_t port, int *ret_fd, uint16_t *ret_port, struct failure *failure);
 
 /* True for 127.0.0.0/8, ::1 and "localhost". */

@@ -5,6 +5,8 @@
  * such a round has to make its checkpoint too. SIGHUP is left alone where it was
  * ignored, since that is what nohup is for.
  *
+ * SIGCHLD ignored, as some parents leave it, would have the kernel take away what became of the programs that we run.
+ *
  * SA_RESTART: a round's threads are in system calls most of the time, and asking
  * it to stop must not look like a device that fails with EINTR.
  */
@@ -43,15 +45,18 @@ void signals_setup(void)
 {
 	struct sigaction catch = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 	struct sigaction ignore = {.sa_handler = SIG_IGN};
+	struct sigaction normal = {.sa_handler = SIG_DFL};
 	struct sigaction inherited;
 	sigset_t ours;
 
 	(void)sigemptyset(&catch.sa_mask);
 	(void)sigemptyset(&ignore.sa_mask);
+	(void)sigemptyset(&normal.sa_mask);
 	/* None of these can fail: the numbers and addresses are good. */
 	(void)sigaction(SIGINT, &catch, NULL);
 	(void)sigaction(SIGTERM, &catch, NULL);
 	(void)sigaction(SIGPIPE, &ignore, NULL);
+	(void)sigaction(SIGCHLD, &normal, NULL);
 	if (sigaction(SIGHUP, NULL, &inherited) == 0 && inherited.sa_handler != SIG_IGN)
 		(void)sigaction(SIGHUP, &catch, NULL);
 	/* A parent that blocked them would have made us impossible to stop. */

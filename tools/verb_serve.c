@@ -97,10 +97,31 @@ static char *default_socket(const struct command_line *line, struct failure *fai
 	return path;
 }
 
+/* As a URI has it: from the root, and with %XX for what means something else there. NULL: no memory, or no current folder. */
+static char *encode_path(const char *path)
+{
+	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/-._~@:";
+	AUTO_FREE char *folder = *path == '/' ? strdup("") : getcwd(NULL, 0);
+	AUTO_FREE char *whole = NULL;
+	char *encoded, *end;
+
+	if (folder == NULL || asprintf(&whole, "%s%s%s", folder, *folder != '\0' ? "/" : "", path) < 0) {
+		whole = NULL;
+		return NULL;
+	}
+	encoded = end = malloc(strlen(whole) * 3 + 1);
+	for (const char *at = whole; encoded != NULL && *at != '\0'; at++)
+		end += sprintf(end, strchr(plain, *at) != NULL ? "%c" : "%%%02X", (unsigned char)*at);
+	if (encoded != NULL)
+		*end = '\0';
+	return encoded;
+}
+
 static int listen_unix(const struct command_line *line, struct place *place, struct failure *failure)
 {
 	const char *name = line->argument_count > 0 ? line->arguments[0] : "";
 	const char *scheme = line->options.tls_certificates != NULL || line->options.tls_psk != NULL ? "nbds" : "nbd";
+	AUTO_FREE char *path = NULL;
 	int error;
 
 	place->socket_path =
@@ -112,7 +133,8 @@ static int listen_unix(const struct command_line *line, struct place *place, str
 	error = nbd_listen_unix(place->socket_path, &place->fd, failure);
 	if (error < 0)
 		return error;
-	if (asprintf(&place->uri, "%s+unix:///%s?socket=%s", scheme, name, place->socket_path) < 0) {
+	path = encode_path(place->socket_path);
+	if (path == NULL || asprintf(&place->uri, "%s+unix:///%s?socket=%s", scheme, name, path) < 0) {
 		place->uri = NULL;
 		return fail(failure, -ENOMEM, "out of memory");
 	}
@@ -208,6 +230,7 @@ static enum exit_status run_serve_nbd(const struct command_line *line)
 	(void)sigaddset(&signals, SIGCHLD);
 	(void)sigprocmask(SIG_BLOCK, &signals, NULL);
 	if (nbd_server_start(&server, place.fd, &pid, &failure) < 0) {
+		(void)close(take_fd(&place.fd));
 		status = report_failure(&failure);
 	} else {
 		(void)close(take_fd(&place.fd)); /* when nbdkit has gone nobody shall wait for an answer */
@@ -215,7 +238,7 @@ static enum exit_status run_serve_nbd(const struct command_line *line)
 		status = wait_for_server(pid, &signals);
 	}
 	if (place.socket_path != NULL)
-		(void)unlink(place.socket_path); /* one that stays is taken away by the next */
+		nbd_remove_socket(place.socket_path);
 	return status;
 }
 

@@ -51,6 +51,19 @@ expect_error "file: is there, and is no socket" wherry serve-nbd --socket "$WORK
 expect_equal "not a socket" "$(cat file)"
 expect_error "too long for a socket" wherry serve-nbd --socket "$WORK/$(printf '%0120d' 1)"
 
+mkdir "an odd & fol%der"
+serve web01@1 --socket "an odd & fol%der/own.sock"
+expect_equal 3M "$(($(nbdinfo --size "$URI") >> 20))M" "what the URI leads to"
+kill "$SERVER"
+finish "$SERVER"
+
+say "a parent that ignores what becomes of its children"
+(trap "" CHLD && exec wherry serve-nbd web01@1 --socket "$WORK/own.sock" >served 2>served.log) &
+SERVER=$!
+started_pids+=("$SERVER")
+wait_until 20 eval "nbdinfo --size 'nbd+unix:///web01@1?socket=$WORK/own.sock' 2>/dev/null || [[ -s served.log ]]"
+stop_server TERM
+
 say "it waits for clients to leave"
 serve web01@1 --socket "$WORK/own.sock"
 start qemu-io -r -f raw -c 'sleep 3000' "$URI"
