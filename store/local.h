@@ -206,6 +206,8 @@ int local_set_policy(struct store *store, const char *name, const struct store_p
 
 int local_disk_files(struct store *store, const char *name, bool make, struct store_disk_files *ret_files,
 		     struct failure *failure);
+/* Has the disk ever been opened for writing, and not been removed since? */
+int local_has_journal(struct local_store *local, const struct catalog_disk *disk, bool *ret_has, struct failure *failure);
 /* Of a disk that is being removed. */
 int local_remove_journal(struct local_store *local, const struct catalog_disk *disk, struct failure *failure);
 

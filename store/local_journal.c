@@ -75,6 +75,16 @@ int local_disk_files(struct store *store, const char *name, bool make, struct st
 	return 0;
 }
 
+int local_has_journal(struct local_store *local, const struct catalog_disk *disk, bool *ret_has, struct failure *failure)
+{
+	AUTO_CLOSE int fd = -1;
+	int result = open_folder(local, disk, false, &fd, failure);
+
+	if (result == 0)
+		*ret_has = fd >= 0;
+	return result;
+}
+
 static int remove_files(int folder_fd, const char *path, struct failure *failure)
 {
 	int fd = openat(folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

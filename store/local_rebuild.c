@@ -740,7 +740,10 @@ static int sweep_gone_disk(struct replay *replay)
 	return result;
 }
 
-/* Of a disk that was removed only the last entry may be left: it is all that is needed to know that. */
+/*
+ * Of a disk that was removed only the last entry may be left: it is all that is needed to know that. One that still has its journal stays going: the next deletion
+ * removes that. Not here, for whatever ends the rebuild leaves everything as it was.
+ */
 static int note_removed(struct rebuilding *rebuilding, const struct catalog_found *found, bool *ret_is_removal)
 {
 	AUTO(log_entry_free) struct log_entry entry = { .op = LOG_CREATE };
@@ -751,6 +754,7 @@ static int note_removed(struct rebuilding *rebuilding, const struct catalog_foun
 					 .segment = found->segment,
 					 .off_bytes = found->off_bytes,
 					 .stored_bytes = found->stored_bytes };
+	bool has_journal = false;
 	int result = decode_found(rebuilding, found, &entry);
 
 	*ret_is_removal = result == 0 && entry.op == LOG_REMOVE;
@@ -766,7 +770,9 @@ static int note_removed(struct rebuilding *rebuilding, const struct catalog_foun
 	row.disk = replay.disk.id;
 	memcpy(row.digest, found->digest, DIGEST_BYTES);
 	result = catalog_log_insert(rebuilding->local->writer, &row, rebuilding->failure);
-	return result == 0 ? sweep_gone_disk(&replay) : result;
+	if (result == 0)
+		result = local_has_journal(rebuilding->local, &replay.disk, &has_journal, rebuilding->failure);
+	return result == 0 && !has_journal ? sweep_gone_disk(&replay) : result;
 }
 
 /* What is behind a gap in the log: which images it made, for whoever misses them. */
@@ -877,19 +883,21 @@ static int has_missing_image(struct rebuilding *rebuilding, int64_t disk, bool *
 
 /*
  * A clone of which there are just the entries that made it, and whose image is gone: most likely its transaction never committed (a clone that is there keeps its image from going). It
- * has nothing of its own that could be lost with it.
+ * has nothing of its own that could be lost with it. One that was ever opened for writing has been there, and what was flushed since may be in its journal.
  */
 static int drop_if_never_made(struct rebuilding *rebuilding, const struct catalog_disk *disk)
 {
 	struct replay replay = { .rebuilding = rebuilding, .disk = *disk };
 	char what[CATALOG_NAME_BYTES + 16];
-	bool is_missing = false;
+	bool is_missing = false, has_journal = false;
 	int result;
 
 	if (disk->log_sequence > 2 || disk->next_image > 1)
 		return 0;
 	result = has_missing_image(rebuilding, disk->id, &is_missing);
-	if (result < 0 || !is_missing)
+	if (result == 0)
+		result = local_has_journal(rebuilding->local, disk, &has_journal, rebuilding->failure);
+	if (result < 0 || !is_missing || has_journal)
 		return result;
 	replay.disk.state = CATALOG_GOING;
 	replay.disk.log_sequence++; /* none of its entries says that it is gone: none is to stay */

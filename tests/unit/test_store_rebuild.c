@@ -342,6 +342,90 @@ static void who_comes_at_the_last_moment_keeps_the_old_catalog(void **state)
 	assert_int_equal(count_images(one, "one"), 2);
 }
 
+static void open_journal(struct store *store, const char *name)
+{
+	struct store_disk_files files;
+
+	must(store_disk_files(store, name, true, &files, why()));
+	assert_int_equal(close(files.journal_fd), 0);
+	free(files.socket_path);
+}
+
+static unsigned count_journals(const struct one *one)
+{
+	AUTO_FREE char *path = NULL;
+	struct stat status;
+
+	assert_true(asprintf(&path, "%s/journal", one->path) > 0);
+	assert_int_equal(stat(path, &status), 0);
+	return (unsigned)status.st_nlink - 2;
+}
+
+/* Two clones of an image whose segment is gone: nothing was ever written to the one, and what was to the other is in its journal. */
+static void a_clone_with_a_journal_is_not_left_out(void **state)
+{
+	struct one *one = *state;
+	struct store *store = open_store(one), *other;
+	const struct store_reference image = {.disk = "one", .which = STORE_NUMBER, .number = 1};
+	struct store_rebuild_report report;
+	AUTO_FREE char *segment = NULL;
+	struct store_change change;
+	struct store_disk *disks;
+	struct store_view *view;
+	size_t count;
+
+	create_disk(store, "one");
+	view = open_live(store, "one");
+	change = put_chunk(view, 1);
+	must(store_commit(view, &change, 1, NULL, why()));
+	assert_int_equal(make_image(view), 1);
+	store_view_close(view);
+	other = open_store(one); /* into another segment */
+	must(store_clone_disk(other, &image, "plain", why()));
+	must(store_clone_disk(other, &image, "written", why()));
+	open_journal(other, "written");
+	store_close(other);
+	store_close(store);
+	assert_true(asprintf(&segment, "%s/segments/01/00000001.seg", one->path) > 0);
+	assert_int_equal(unlink(segment), 0);
+	must(store_rebuild_local(one->path, &(struct store_rebuild_params){.doing = "test"}, &report, why()));
+	store_rebuild_report_free(&report);
+	store = open_store(one);
+	must(store_list_disks(store, NULL, &disks, &count, why()));
+	assert_int_equal(count, 1);
+	assert_string_equal(disks[0].name, "written");
+	store_disks_free(disks, count);
+	store_close(store);
+}
+
+/* Killed when the removal was durable, and nothing had been cleared away yet; then a rebuild. */
+static void the_journal_of_a_removed_disk_goes_with_the_next_deletion(void **state)
+{
+	struct one *one = *state;
+	struct store *store = open_store(one);
+	struct local_store *local = local_of(store);
+	struct catalog_disk disk = {.id = 0};
+
+	create_disk(store, "one");
+	open_journal(store, "one");
+	must(local_begin_locked(local, why()));
+	must(local_find_disk(local->writer, "one", &disk, why()));
+	disk.state = CATALOG_GOING;
+	must(local_log_locked(local, &disk, &(struct log_entry){.op = LOG_REMOVE}, why()));
+	must(catalog_disk_update(local->writer, &disk, why()));
+	must(local_end_locked(local, why()));
+	catalog_disk_release(&disk);
+	store_close(store);
+	rebuild(one);
+	assert_int_equal(count_journals(one), 1);
+	store = open_store(one);
+	must(local_finish_deletions(local_of(store), why()));
+	assert_int_equal(count_journals(one), 0);
+	assert_clean(store);
+	store_close(store);
+	rebuild(one);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, make_one, remove_one)
 
 int main(void)
@@ -352,6 +436,8 @@ int main(void)
 		test(entries_of_a_failed_transaction_do_not_count),
 		test(what_is_pending_outlives_a_failed_transaction),
 		test(a_removal_counts_whatever_was_left),
+		test(a_clone_with_a_journal_is_not_left_out),
+		test(the_journal_of_a_removed_disk_goes_with_the_next_deletion),
 		test(who_had_the_store_open_is_told_of_the_rebuild),
 		test(who_comes_at_the_last_moment_keeps_the_old_catalog),
 	};
