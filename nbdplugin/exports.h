@@ -64,7 +64,7 @@ int exports_open(struct exports *exports, const char *name, bool read_only, stru
 int exports_close(struct exports *exports, struct open_export *export, struct failure *failure);
 
 /* What a client gets that names none: `ret_name` has room for EXPORT_NAME_BYTES. -ENOENT: there is no such thing. */
-enum { EXPORT_NAME_BYTES = 128 };
+enum { EXPORT_NAME_BYTES = 192 }; /* "DISK@4294967295/4294967295:OVERLAY", two names of 63 bytes */
 int exports_default(struct exports *exports, char *ret_name, struct failure *failure);
 
 /*

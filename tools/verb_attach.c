@@ -10,6 +10,8 @@
  *     nbdN.sock   what nbd-client connected to
  *     nbdN.log    what nbdkit had to say
  *     nbdN        what is attached: the reference, the store, nbdkit's pid, one a line
+ *     .lock       locked (flock) from the choice of a device until it is connected and noted, and while leftovers are removed: or two
+ *                 would choose the same, and one would clear away what the other has made
  *
  * They say something as long as /sys/block/nbdN says that the device is connected; else they are leftovers, and are
  * overwritten. A device whose server has died is still connected, fails every request, and is detached like any other.
@@ -24,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -40,6 +43,7 @@ enum {
 	WAIT_STEP_MS = 50,
 	CONNECT_WAIT_MS = 10000,
 	NODES_WAIT_MS = 5000,
+	SECTOR_BYTES = 512,
 	SERVER_WAIT_MS = 600000, /* it has a journal to fold */
 };
 
@@ -109,31 +113,6 @@ static int need_kernel(const char *reference, struct failure *failure)
 		mount_hint, reference);
 }
 
-static int choose_device(const struct command_line *line, unsigned *ret_device, struct failure *failure)
-{
-	unsigned device = 0;
-
-	if (line->argument_count > 1) {
-		device = (unsigned)strtoul(line->arguments[1] + strlen("/dev/nbd"), NULL, 10);
-		if (!device_exists(device))
-			return fail(failure, -ENODEV, "%s: there is no such device", line->arguments[1]);
-		if (device_is_connected(device))
-			return fail(failure, -EBUSY, "%s: is in use; 'wherry detach %s' frees it", line->arguments[1],
-				    line->arguments[1]);
-		*ret_device = device;
-		return 0;
-	}
-	while (device < DEVICES_MOST && device_exists(device) && device_is_connected(device))
-		device++;
-	if (!device_exists(device))
-		return fail(failure, -EBUSY,
-			    "attach: all %u devices are in use; 'wherry detach' frees one, 'modprobe nbd nbds_max=64' "
-			    "makes more",
-			    device);
-	*ret_device = device;
-	return 0;
-}
-
 /* ---- what is attached ---- */
 
 struct attachment {
@@ -166,6 +145,48 @@ static bool read_attachment(const char *folder, unsigned device, struct attachme
 		return false;
 	ret_attachment->server = (pid_t)strtol(pid, NULL, 10);
 	return true;
+}
+
+/* The process is still our nbdkit: its command line is. */
+static bool server_runs(const struct attachment *attachment)
+{
+	AUTO_FCLOSE FILE *file = NULL;
+	char path[64], program[LINE_BYTES] = "";
+
+	(void)snprintf(path, sizeof(path), "/proc/%ld/cmdline", (long)attachment->server);
+	file = fopen(path, "re");
+	return attachment->server > 0 && file != NULL && fgets(program, sizeof(program), file) != NULL &&
+	       strstr(program, "nbdkit") != NULL;
+}
+
+/*
+ * It has no device any more, and is busy with the journal: whoever is next needs its socket's name. Which other process
+ * may have got its number by now doesn't matter, unless that is an nbdkit.
+ */
+static bool server_is_left(const char *folder, unsigned device)
+{
+	struct attachment attachment;
+
+	return read_attachment(folder, device, &attachment) && server_runs(&attachment);
+}
+
+static int lock_attachments(const char *folder, int *ret_fd, struct failure *failure)
+{
+	AUTO_FREE char *path = NULL;
+	AUTO_CLOSE int fd = -1;
+
+	if (asprintf(&path, "%s/.lock", folder) < 0) {
+		path = NULL;
+		return fail(failure, -ENOMEM, "attach: out of memory");
+	}
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return fail_errno(failure, -errno, "%s", path);
+	while (flock(fd, LOCK_EX) < 0)
+		if (errno != EINTR)
+			return fail_errno(failure, -errno, "%s: lock", path);
+	*ret_fd = take_fd(&fd);
+	return 0;
 }
 
 static int note_attachment(const char *folder, unsigned device, const struct command_line *line, pid_t server,
@@ -203,6 +224,38 @@ static void remove_leftovers(const char *folder, unsigned device)
 }
 
 /* ---- attach ---- */
+
+static int choose_device(const struct command_line *line, const char *folder, unsigned *ret_device,
+			 struct failure *failure)
+{
+	unsigned device = 0;
+
+	if (line->argument_count > 1) {
+		device = (unsigned)strtoul(line->arguments[1] + strlen("/dev/nbd"), NULL, 10);
+		if (!device_exists(device))
+			return fail(failure, -ENODEV, "%s: there is no such device", line->arguments[1]);
+		if (device_is_connected(device))
+			return fail(failure, -EBUSY, "%s: is in use; 'wherry detach %s' frees it", line->arguments[1],
+				    line->arguments[1]);
+		if (server_is_left(folder, device))
+			return fail(failure, -EBUSY,
+				    "%s: what was written to it before is still being brought to its place; wait for "
+				    "that, or take another",
+				    line->arguments[1]);
+		*ret_device = device;
+		return 0;
+	}
+	while (device < DEVICES_MOST && device_exists(device) &&
+	       (device_is_connected(device) || server_is_left(folder, device)))
+		device++;
+	if (!device_exists(device))
+		return fail(failure, -EBUSY,
+			    "attach: all %u devices are in use; 'wherry detach' frees one, 'modprobe nbd nbds_max=64' "
+			    "makes more",
+			    device);
+	*ret_device = device;
+	return 0;
+}
 
 /* The last line that the server wrote, or "". */
 static void read_last_words(const char *log_path, char text[LINE_BYTES])
@@ -303,6 +356,39 @@ static int attach_device(const struct command_line *line, const char *folder, un
 	return 0;
 }
 
+/* What of it a device can't show, which has sectors. */
+static int count_odd_bytes(struct store *store, const struct store_reference *reference, unsigned *ret_bytes,
+			   struct failure *failure)
+{
+	struct store_image *images;
+	struct store_disk *disks;
+	uint32_t number = 0;
+	size_t count;
+	int error;
+
+	*ret_bytes = 0;
+	if (reference->partition != 0)
+		return 0;
+	if (reference->which == STORE_LIVE) {
+		error = store_list_disks(store, reference->disk, &disks, &count, failure);
+		if (error < 0)
+			return error;
+		*ret_bytes = (unsigned)(disks[0].size_bytes % SECTOR_BYTES);
+		store_disks_free(disks, count);
+		return 0;
+	}
+	error = store_resolve_image(store, reference, &number, failure);
+	if (error == 0)
+		error = store_list_images(store, reference->disk, &images, &count, failure);
+	if (error < 0)
+		return error;
+	for (size_t i = 0; i < count; i++)
+		if (images[i].number == number)
+			*ret_bytes = (unsigned)(images[i].size_bytes % SECTOR_BYTES);
+	store_images_free(images, count);
+	return 0;
+}
+
 static void say_device(const struct command_line *line, unsigned device)
 {
 	if (line->options.json) {
@@ -323,7 +409,8 @@ static enum exit_status run_attach(const struct command_line *line)
 	AUTO(cleanup_store) struct store *store = NULL;
 	struct failure failure = {.code = 0};
 	struct store_reference reference;
-	unsigned device = 0;
+	AUTO_CLOSE int lock_fd = -1;
+	unsigned device = 0, odd_bytes = 0;
 
 	command_line_reference(line, 0, &reference);
 	if (line->options.scratch && reference.which == STORE_LIVE)
@@ -333,9 +420,15 @@ static enum exit_status run_attach(const struct command_line *line)
 	/* that there is such a store is the first thing to know; nbdkit opens it itself */
 	if (command_line_open_store(line, true, &store, &failure) < 0 ||
 	    need_kernel(line->arguments[0], &failure) < 0 || nbd_server_check(&failure) < 0 ||
-	    choose_device(line, &device, &failure) < 0 || nbd_runtime_folder(&folder, &failure) < 0 ||
+	    count_odd_bytes(store, &reference, &odd_bytes, &failure) < 0 ||
+	    nbd_runtime_folder(&folder, &failure) < 0 || lock_attachments(folder, &lock_fd, &failure) < 0 ||
+	    choose_device(line, folder, &device, &failure) < 0 ||
 	    attach_device(line, folder, device, &failure) < 0)
 		return report_failure(&failure);
+	if (odd_bytes > 0)
+		report_line("wherry: %s: its last %u bytes are not in the device, which has sectors of %d bytes; 'wherry "
+			    "serve-nbd' has them",
+			    line->arguments[0], odd_bytes, SECTOR_BYTES);
 	say_device(line, device);
 	return STATUS_DONE;
 }
@@ -402,22 +495,11 @@ static int check_unused(unsigned device, struct failure *failure)
 	return 0;
 }
 
-/* The process is still our nbdkit: its command line is. */
-static bool server_runs(const struct attachment *attachment)
-{
-	AUTO_FCLOSE FILE *file = NULL;
-	char path[64], program[LINE_BYTES] = "";
-
-	(void)snprintf(path, sizeof(path), "/proc/%ld/cmdline", (long)attachment->server);
-	file = fopen(path, "re");
-	return attachment->server > 0 && file != NULL && fgets(program, sizeof(program), file) != NULL &&
-	       strstr(program, "nbdkit") != NULL;
-}
-
 static int detach_device(const char *folder, unsigned device, struct failure *failure)
 {
 	struct attachment attachment = {.server = 0};
 	bool is_known = read_attachment(folder, device, &attachment);
+	AUTO_CLOSE int lock_fd = -1;
 	char node[32];
 	int status;
 
@@ -433,7 +515,10 @@ static int detach_device(const char *folder, unsigned device, struct failure *fa
 	for (int waited_ms = 0; is_known && server_runs(&attachment) && waited_ms < SERVER_WAIT_MS;
 	     waited_ms += WAIT_STEP_MS)
 		pause_ms(WAIT_STEP_MS);
-	remove_leftovers(folder, device);
+	if (lock_attachments(folder, &lock_fd, failure) < 0)
+		return failure->code;
+	if (!device_is_connected(device)) /* or somebody has attached something to it meanwhile: those are his */
+		remove_leftovers(folder, device);
 	return 0;
 }
 

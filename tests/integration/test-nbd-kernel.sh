@@ -26,6 +26,7 @@ fetch_kernel() {
 	package=$(ls "$folder"/linux-image-*.deb)
 	dpkg-deb -x "$package" "$folder/tree"
 	rm "$package"
+	depmod -b "$folder/tree" "$(ls "$folder/tree/lib/modules")" # which installing it would have done
 	touch "$folder/done"
 }
 
@@ -126,6 +127,23 @@ make_init() {
 		wherry detach small@1
 		ok detached
 
+		# two at once take a device each, and both are known by name
+		wherry attach small@1 >/tmp/first 2>/tmp/error &
+		wherry attach small@1/1 >/tmp/second
+		wait $!
+		test "$(sort /tmp/first /tmp/second | tr '\n' ' ')" = "/dev/nbd0 /dev/nbd1 "
+		wherry detach small@1
+		wherry detach small@1/1
+		ok both
+
+		# what is behind the last sector is not left out silently
+		head -c 1000 /root/small.img >/root/odd.img
+		wherry sync /root/odd.img odd --progress=none >/dev/null
+		test "$(wherry attach odd@1 2>/tmp/error)" = /dev/nbd0
+		grep -q 'its last 488 bytes are not in the device' /tmp/error
+		wherry detach odd@1
+		ok odd
+
 		# a live disk: what was written is there the next time
 		wherry create new 16M >/dev/null
 		test "$(wherry attach new)" = /dev/nbd0
@@ -188,7 +206,7 @@ timeout 300 qemu-system-x86_64 -machine accel=tcg -m 512 -nographic -no-reboot -
 	-append "console=ttyS0 panic=-1 quiet" -netdev user,id=net -device virtio-net-pci,netdev=net,romfile= >console 2>&1 </dev/null ||
 	die "the machine: $(tail -n 20 console)"
 tr -d '\r' <console >console.txt
-for step in network attached refused scratch detached live unknown tidy written; do
+for step in network attached refused scratch detached both odd live unknown tidy written; do
 	grep -q "STEP $step" console.txt || { tail -n 40 console.txt >&2 && die "the machine did not get to '$step'"; }
 done
 grep -q "^END well" console.txt

@@ -118,5 +118,14 @@ kill -KILL "$NBD_PID"
 finish "$NBD_PID" || true
 store_state >after
 check_same before after
+
+say "names as long as names may be"
+long=$(printf 'a%.0s' {1..63})
+expect_exit 0 wherry clone web01@1 "$long"
+expect_exit 0 wherry image "$long"
+start_nbdkit "$PLUGIN" store="$WHERRY_STORE" scratch=1
+expect_equal "$(size_of disk.img)" "$(nbdinfo --size "$(uri "$long@latest:$long")")"
+expect_equal "$(partition_size disk.img 1)" "$(nbdinfo --size "$(uri "$long@1/1:$long")")"
+stop_process "$NBD_PID"
 start_nbdkit "$PLUGIN" store="$WHERRY_STORE"
 expect_exit 0 qemu-img compare -f raw -F raw disk.img "$(uri web01@1)"
