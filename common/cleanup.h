@@ -13,6 +13,7 @@
 #define WHERRY_COMMON_CLEANUP_H
 
 #include <assert.h>
+#include <dirent.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +36,12 @@ static inline void cleanup_fclose(FILE **file)
 		(void)fclose(*file); /* reading only; writers call fclose themselves and look */
 }
 
+static inline void cleanup_closedir(DIR **folder)
+{
+	if (*folder != NULL)
+		(void)closedir(*folder); /* only read */
+}
+
 static inline pthread_mutex_t *cleanup_lock(pthread_mutex_t *mutex)
 {
 	int error = pthread_mutex_lock(mutex);
@@ -52,6 +59,7 @@ static inline void cleanup_unlock(pthread_mutex_t **mutex)
 #define AUTO_FREE __attribute__((cleanup(cleanup_free)))
 #define AUTO_CLOSE __attribute__((cleanup(cleanup_close)))
 #define AUTO_FCLOSE __attribute__((cleanup(cleanup_fclose)))
+#define AUTO_CLOSEDIR __attribute__((cleanup(cleanup_closedir)))
 #define AUTO(function) __attribute__((cleanup(function)))
 
 #define CLEANUP_JOIN_(a, b) a##b

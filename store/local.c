@@ -21,6 +21,7 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "common/json_release.h"
 #include "common/own_file.h"
 #include "store/local.h"
 
@@ -41,16 +42,10 @@ static bool is_own_name(const char *name)
 	return false;
 }
 
-static void closedir_at(DIR **folder)
-{
-	if (*folder != NULL)
-		(void)closedir(*folder); /* only read */
-}
-
 /* Only what a fresh file system or an attempt that was cut short has. */
 static int check_folder_is_free(const char *path, struct failure *failure)
 {
-	AUTO(closedir_at) DIR *folder = opendir(path);
+	AUTO_CLOSEDIR DIR *folder = opendir(path);
 	const struct dirent *entry;
 
 	if (folder == NULL)
@@ -212,11 +207,6 @@ static bool parse_id(const char *text, uint8_t ret_id[STORE_ID_BYTES])
 		ret_id[i] = (uint8_t)strtoul(pair, NULL, 16);
 	}
 	return true;
-}
-
-static void json_release(json_t **json)
-{
-	json_decref(*json);
 }
 
 static int read_description(struct local_store *local, const char *path, struct failure *failure)

@@ -219,12 +219,6 @@ static int take_segment(struct rebuilding *rebuilding, uint32_t number)
 	return result == 0 ? tell_rest(rebuilding, number, valid_bytes, file_bytes) : result;
 }
 
-static void closedir_at(DIR **folder)
-{
-	if (*folder != NULL)
-		(void)closedir(*folder); /* only read */
-}
-
 struct number_list {
 	uint32_t *numbers;
 	size_t count;
@@ -252,7 +246,7 @@ static int add_number(struct number_list *list, uint32_t number, struct failure 
 static int list_folder(struct local_store *local, unsigned folder_number, struct number_list *list, struct failure *failure)
 {
 	char name[8];
-	AUTO(closedir_at) DIR *folder = NULL;
+	AUTO_CLOSEDIR DIR *folder = NULL;
 	const struct dirent *entry;
 
 	(void)snprintf(name, sizeof(name), "%02x", folder_number);
@@ -1034,7 +1028,7 @@ static int fill(struct rebuilding *rebuilding)
 static int check_is_unused(void *opaque, struct failure *failure)
 {
 	struct local_store *local = opaque;
-	AUTO(closedir_at) DIR *folder = NULL;
+	AUTO_CLOSEDIR DIR *folder = NULL;
 	const struct dirent *entry;
 	int fd = openat(local->folder_fd, "locks", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 

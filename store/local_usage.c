@@ -23,12 +23,6 @@
 
 /* ---- files ---- */
 
-static void closedir_at(DIR **folder)
-{
-	if (*folder != NULL)
-		(void)closedir(*folder); /* only read */
-}
-
 static int open_listing(int parent_fd, const char *name, DIR **ret_folder, struct failure *failure)
 {
 	AUTO_CLOSE int fd = strcmp(name, ".") == 0 ? openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC) :
@@ -52,7 +46,7 @@ static bool is_segment_name(const char *name)
 
 static int add_files_of(int segments_fd, const char *name, uint64_t *bytes, struct failure *failure)
 {
-	AUTO(closedir_at) DIR *folder = NULL;
+	AUTO_CLOSEDIR DIR *folder = NULL;
 	const struct dirent *entry;
 	struct stat status;
 	int result = open_listing(segments_fd, name, &folder, failure);
@@ -72,7 +66,7 @@ static int add_files_of(int segments_fd, const char *name, uint64_t *bytes, stru
 
 static int measure_segments(int segments_fd, uint64_t *ret_bytes, struct failure *failure)
 {
-	AUTO(closedir_at) DIR *folder = NULL;
+	AUTO_CLOSEDIR DIR *folder = NULL;
 	const struct dirent *entry;
 	uint64_t bytes = 0;
 	int result = open_listing(segments_fd, ".", &folder, failure);

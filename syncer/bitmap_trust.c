@@ -10,13 +10,9 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/json_release.h"
 #include "common/utf8.h"
 #include "syncer/bitmap_trust.h"
-
-static void json_release(json_t **json)
-{
-	json_decref(*json);
-}
 
 /* FNV-1a, 64 bits. Nobody gains by a collision. */
 static uint64_t hash_add(uint64_t hash, const void *data, size_t len_bytes)

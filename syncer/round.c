@@ -25,6 +25,7 @@
 #include <limits.h>
 
 #include "common/cleanup.h"
+#include "common/json_release.h"
 #include "common/units.h"
 #include "common/utf8.h"
 #include "syncer/bitmap_trust.h"
@@ -67,11 +68,6 @@ void round_report_free(struct round_report *report)
 	free(report->differences);
 	store_retention_free(&report->retention);
 	memset(report, 0, sizeof(*report));
-}
-
-static void json_release(json_t **json)
-{
-	json_decref(*json);
 }
 
 /* ---- look ---- */
