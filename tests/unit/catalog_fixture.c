@@ -65,6 +65,51 @@ struct catalog *catalog_fixture_open(struct catalog_fixture *fixture, bool read_
 	return catalog;
 }
 
+int catalog_fixture_setup(void **ret_state, size_t bytes, uint64_t seed)
+{
+	struct catalog_fixture *fixture = calloc(1, bytes);
+
+	assert_non_null(fixture);
+	catalog_fixture_make(fixture, seed);
+	fixture->catalog = catalog_fixture_open(fixture, false, true);
+	*ret_state = fixture;
+	return 0;
+}
+
+int catalog_fixture_teardown(void **state)
+{
+	struct catalog_fixture *fixture = *state;
+
+	catalog_close(fixture->catalog);
+	catalog_fixture_remove(fixture);
+	free(fixture);
+	return 0;
+}
+
+void catalog_fixture_begin(struct catalog *catalog)
+{
+	struct failure failure = {.code = 0};
+
+	assert_done(catalog_begin(catalog, &failure), &failure);
+}
+
+void catalog_fixture_commit(struct catalog *catalog)
+{
+	struct failure failure = {.code = 0};
+
+	assert_done(catalog_commit(catalog, &failure), &failure);
+}
+
+void catalog_fixture_put(struct catalog *catalog, const struct catalog_disk *disk, uint64_t index, uint64_t chunk)
+{
+	struct catalog_change change = {
+		.first = index, .count = 1, .kind = chunk == 0 ? CATALOG_NOTHING : CATALOG_CHUNK, .chunk = chunk};
+	struct failure failure = {.code = 0};
+	uint64_t changed = 0, newly = 0;
+
+	assert_done(catalog_map_update(catalog, disk, &change, 1, &changed, &newly, &failure), &failure);
+}
+
 uint64_t catalog_fixture_below(struct catalog_fixture *fixture, uint64_t end)
 {
 	fixture->random ^= fixture->random << 13;
@@ -169,7 +214,8 @@ static void count_map(struct catalog *catalog, struct count *count)
 		const void *blob = NULL;
 		size_t len_bytes = 0;
 
-		assert_int_equal(page_unseal(rows, 0, MAP_PAGE_KEY(sqlite3_column_int64(rows, 1)), &blob, &len_bytes), 0);
+		assert_int_equal(page_unseal(rows, 0, MAP_PAGE_KEY(sqlite3_column_int64(rows, 1)), &blob, &len_bytes),
+				 0);
 		assert_int_equal(map_page_decode(blob, len_bytes, page), 0);
 		assert_false(map_page_is_empty(page));
 		for (unsigned i = 0; i < CATALOG_PAGE_ENTRIES; i++)
@@ -183,7 +229,8 @@ static void count_past(struct catalog *catalog, struct count *count)
 	AUTO_FREE struct past_page *past = malloc(sizeof(*past));
 	sqlite3_stmt *rows = NULL;
 
-	assert_int_equal(sqlite3_prepare_v2(catalog->db, "SELECT until,entries,disk,page FROM past", -1, &rows, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_prepare_v2(catalog->db, "SELECT until,entries,disk,page FROM past", -1, &rows, NULL),
+			 SQLITE_OK);
 	while (sqlite3_step(rows) == SQLITE_ROW) {
 		const void *blob = NULL;
 		size_t len_bytes = 0;
@@ -224,7 +271,8 @@ static void check_chunks(struct catalog *catalog, struct count *count)
 	struct failure failure = {.code = 0};
 	bool ours;
 
-	assert_done(catalog_snapshot_begin(catalog, &ours, &failure), &failure); /* for speed: many small reads follow */
+	assert_done(catalog_snapshot_begin(catalog, &ours, &failure),
+		    &failure); /* for speed: many small reads follow */
 	for (uint64_t chunk = 1; chunk <= count->chunks; chunk++) {
 		struct catalog_location location;
 		uint64_t found[8];

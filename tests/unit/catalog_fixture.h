@@ -12,6 +12,7 @@ struct catalog_fixture {
 	char folder[256];
 	int locks_fd;
 	uint64_t random;
+	struct catalog *catalog; /* of catalog_fixture_setup() */
 };
 
 /* A new folder with a new catalog in it; nothing is open. */
@@ -21,11 +22,23 @@ void catalog_fixture_remove(struct catalog_fixture *fixture);
 /* Fails the test when it can't. `careless`: commits aren't made durable, for tests of something else. */
 struct catalog *catalog_fixture_open(struct catalog_fixture *fixture, bool read_only, bool careless);
 
+/*
+ * For cmocka: makes a struct of `bytes` bytes, zeros, whose first member is a fixture, with its catalog open
+ * (careless); and the end of it.
+ */
+int catalog_fixture_setup(void **ret_state, size_t bytes, uint64_t seed);
+int catalog_fixture_teardown(void **state);
+
 uint64_t catalog_fixture_below(struct catalog_fixture *fixture, uint64_t end);
 
 /* Fails the test with the message unless result is 0. */
 #define assert_done(result, failure) assert_done_at(result, failure, __FILE__, __LINE__)
 void assert_done_at(int result, const struct failure *failure, const char *file, int line);
+
+void catalog_fixture_begin(struct catalog *catalog);
+void catalog_fixture_commit(struct catalog *catalog);
+/* What is at one place of a disk; chunk 0: nothing. In a transaction. */
+void catalog_fixture_put(struct catalog *catalog, const struct catalog_disk *disk, uint64_t index, uint64_t chunk);
 
 /* A disk of that name and generation 1, in a transaction of its own. */
 void catalog_fixture_disk(struct catalog *catalog, const char *name, struct catalog_disk *ret_disk);

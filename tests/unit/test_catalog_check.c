@@ -15,57 +15,20 @@
 enum { CHUNK_BYTES = 65536, PLACES = 600, STEPS = 60 };
 
 struct one {
-	struct catalog_fixture fixture;
-	struct catalog *catalog;
+	struct catalog_fixture fixture; /* the first member */
 	struct catalog_disk disks[2];
 	char flaws[16384]; /* "what: why\n" for each */
 };
 
 static int make_one(void **state)
 {
-	struct one *one = calloc(1, sizeof(*one));
+	struct one *one;
 
-	assert_non_null(one);
-	catalog_fixture_make(&one->fixture, 4242);
-	one->catalog = catalog_fixture_open(&one->fixture, false, true);
-	catalog_fixture_disk(one->catalog, "web01", &one->disks[0]);
-	catalog_fixture_disk(one->catalog, "web02", &one->disks[1]);
-	*state = one;
+	(void)catalog_fixture_setup(state, sizeof(*one), 4242);
+	one = *state;
+	catalog_fixture_disk(one->fixture.catalog, "web01", &one->disks[0]);
+	catalog_fixture_disk(one->fixture.catalog, "web02", &one->disks[1]);
 	return 0;
-}
-
-static int remove_one(void **state)
-{
-	struct one *one = *state;
-
-	catalog_close(one->catalog);
-	catalog_fixture_remove(&one->fixture);
-	free(one);
-	return 0;
-}
-
-static void begin(struct one *one)
-{
-	struct failure failure = {.code = 0};
-
-	assert_done(catalog_begin(one->catalog, &failure), &failure);
-}
-
-static void commit(struct one *one)
-{
-	struct failure failure = {.code = 0};
-
-	assert_done(catalog_commit(one->catalog, &failure), &failure);
-}
-
-static void put(struct one *one, const struct catalog_disk *disk, uint64_t index, uint64_t chunk)
-{
-	struct catalog_change change = {
-		.first = index, .count = 1, .kind = chunk == 0 ? CATALOG_NOTHING : CATALOG_CHUNK, .chunk = chunk};
-	struct failure failure = {.code = 0};
-	uint64_t changed = 0, newly = 0;
-
-	assert_done(catalog_map_update(one->catalog, disk, &change, 1, &changed, &newly, &failure), &failure);
 }
 
 static void add_log_entry(struct one *one, struct catalog_disk *disk)
@@ -74,14 +37,14 @@ static void add_log_entry(struct one *one, struct catalog_disk *disk)
 	struct failure failure = {.code = 0};
 	struct catalog_segment segment;
 
-	entry.segment = (uint32_t)catalog_fixture_value(one->catalog, "SELECT max(number) FROM segment");
-	assert_done(catalog_segment_get(one->catalog, entry.segment, &segment, &failure), &failure);
+	entry.segment = (uint32_t)catalog_fixture_value(one->fixture.catalog, "SELECT max(number) FROM segment");
+	assert_done(catalog_segment_get(one->fixture.catalog, entry.segment, &segment, &failure), &failure);
 	entry.off_bytes = (uint32_t)segment.length_bytes;
-	assert_done(catalog_segment_update(one->catalog, entry.segment, segment.length_bytes + catalog_record_bytes(64),
-					   false, &failure),
+	assert_done(catalog_segment_update(one->fixture.catalog, entry.segment,
+					   segment.length_bytes + catalog_record_bytes(64), false, &failure),
 		    &failure);
-	assert_done(catalog_log_insert(one->catalog, &entry, &failure), &failure);
-	assert_done(catalog_disk_update(one->catalog, disk, &failure), &failure);
+	assert_done(catalog_log_insert(one->fixture.catalog, &entry, &failure), &failure);
+	assert_done(catalog_disk_update(one->fixture.catalog, disk, &failure), &failure);
 }
 
 /* Content, images, deletions of some, at random. */
@@ -95,16 +58,17 @@ static void live_a_while(struct one *one)
 		struct catalog_disk *disk = &one->disks[step % 2];
 		uint64_t chunk = 0;
 
-		begin(one);
+		catalog_fixture_begin(one->fixture.catalog);
 		for (unsigned i = 0; i < 20; i++) {
 			if (i % 3 == 0 || chunk == 0)
-				chunk = catalog_fixture_chunk(&one->fixture, one->catalog);
-			put(one, disk, catalog_fixture_below(&one->fixture, PLACES), i % 7 == 6 ? 0 : chunk);
+				chunk = catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
+			catalog_fixture_put(one->fixture.catalog, disk, catalog_fixture_below(&one->fixture, PLACES),
+					    i % 7 == 6 ? 0 : chunk);
 		}
 		add_log_entry(one, disk);
 		if (step % 5 > 1)
-			catalog_fixture_image(one->catalog, disk, &images[image_count++]);
-		commit(one);
+			catalog_fixture_image(one->fixture.catalog, disk, &images[image_count++]);
+		catalog_fixture_commit(one->fixture.catalog);
 	}
 	for (size_t i = 0; i < image_count; i += 3) {
 		struct catalog_position position = {.until = 0};
@@ -112,13 +76,13 @@ static void live_a_while(struct one *one)
 		bool is_done = false;
 
 		images[i].state = CATALOG_GOING;
-		begin(one);
-		assert_done(catalog_image_update(one->catalog, &images[i], &failure), &failure);
+		catalog_fixture_begin(one->fixture.catalog);
+		assert_done(catalog_image_update(one->fixture.catalog, &images[i], &failure), &failure);
 		for (unsigned n = 0; n < 2 && !is_done; n++) /* some stay half swept */
-			assert_done(
-				catalog_image_sweep(one->catalog, &images[i], &position, 1, &freed, &is_done, &failure),
-				&failure);
-		commit(one);
+			assert_done(catalog_image_sweep(one->fixture.catalog, &images[i], &position, 1, &freed,
+							&is_done, &failure),
+				    &failure);
+		catalog_fixture_commit(one->fixture.catalog);
 	}
 }
 
@@ -136,8 +100,8 @@ static void check_all(struct one *one)
 	struct failure failure = {.code = 0};
 
 	one->flaws[0] = '\0';
-	assert_done(catalog_check_database(one->catalog, &check, &failure), &failure);
-	assert_done(catalog_check_rows(one->catalog, CHUNK_BYTES, &check, &failure), &failure);
+	assert_done(catalog_check_database(one->fixture.catalog, &check, &failure), &failure);
+	assert_done(catalog_check_rows(one->fixture.catalog, CHUNK_BYTES, &check, &failure), &failure);
 }
 
 static void assert_clean(struct one *one)
@@ -167,16 +131,17 @@ static void catalog_that_was_used_is_clean(void **state)
 	live_a_while(one);
 	assert_clean(one);
 	one->disks[0].state = CATALOG_GOING;
-	begin(one);
+	catalog_fixture_begin(one->fixture.catalog);
 	struct failure failure = {.code = 0};
-	assert_done(catalog_disk_update(one->catalog, &one->disks[0], &failure), &failure);
-	commit(one);
+	assert_done(catalog_disk_update(one->fixture.catalog, &one->disks[0], &failure), &failure);
+	catalog_fixture_commit(one->fixture.catalog);
 	for (bool is_done = false; !is_done;) {
 		uint64_t freed = 0;
 
-		begin(one);
-		assert_done(catalog_disk_sweep(one->catalog, &one->disks[0], 2, &freed, &is_done, &failure), &failure);
-		commit(one);
+		catalog_fixture_begin(one->fixture.catalog);
+		assert_done(catalog_disk_sweep(one->fixture.catalog, &one->disks[0], 2, &freed, &is_done, &failure),
+			    &failure);
+		catalog_fixture_commit(one->fixture.catalog);
 		assert_clean(one);
 	}
 }
@@ -206,11 +171,11 @@ static void check_stops(void **state)
 	const struct catalog_check check = {.flaw = take_flaw, .opaque = one, .stop = &stop};
 	struct failure failure = {.code = 0};
 
-	begin(one);
+	catalog_fixture_begin(one->fixture.catalog);
 	for (unsigned i = 0; i < 3000; i++)
-		(void)catalog_fixture_chunk(&one->fixture, one->catalog);
-	commit(one);
-	assert_int_equal(catalog_check_rows(one->catalog, CHUNK_BYTES, &check, &failure), -EINTR);
+		(void)catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
+	catalog_fixture_commit(one->fixture.catalog);
+	assert_int_equal(catalog_check_rows(one->fixture.catalog, CHUNK_BYTES, &check, &failure), -EINTR);
 	assert_string_equal(failure.message, "");
 	assert_clean(one);
 }
@@ -234,7 +199,8 @@ static void changed_rows_are_found(void **state)
 		{"UPDATE chunk SET entries=substr(entries,1,20) WHERE page=0",
 		 "the row of chunks 0 to 63 can't be read"},
 		{"UPDATE map SET entries=x'00' WHERE key=(SELECT min(key) FROM map)", "in table map can't be read"},
-		{"UPDATE past SET until=until+100 WHERE disk=1", "in table past can't be read"}, /* its key is under seal */
+		{"UPDATE past SET until=until+100 WHERE disk=1",
+		 "in table past can't be read"}, /* its key is under seal */
 		{"UPDATE map SET key=key+100000 WHERE key=(SELECT min(key) FROM map)", "in table map can't be read"},
 		{"UPDATE disk SET generation=1 WHERE id=1", "disk 1, image "},
 		{"UPDATE disk SET size_bytes=65536 WHERE id=2", "beyond the end of the disk"},
@@ -257,16 +223,16 @@ static void changed_rows_are_found(void **state)
 
 	live_a_while(one);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		catalog_fixture_execute(one->catalog, "SAVEPOINT as_it_was");
-		catalog_fixture_execute(one->catalog, cases[i].sql);
-		if (sqlite3_changes(one->catalog->db) == 0)
+		catalog_fixture_execute(one->fixture.catalog, "SAVEPOINT as_it_was");
+		catalog_fixture_execute(one->fixture.catalog, cases[i].sql);
+		if (sqlite3_changes(one->fixture.catalog->db) == 0)
 			fail_msg("%s: changes nothing", cases[i].sql);
-		one->catalog->in_snapshot = true; /* the savepoint is one */
+		one->fixture.catalog->in_snapshot = true; /* the savepoint is one */
 		check_all(one);
-		one->catalog->in_snapshot = false;
+		one->fixture.catalog->in_snapshot = false;
 		if (strstr(one->flaws, cases[i].flaw) == NULL)
 			fail_msg("%s: \"%s\" lacks \"%s\"", cases[i].sql, one->flaws, cases[i].flaw);
-		catalog_fixture_execute(one->catalog, "ROLLBACK TO as_it_was; RELEASE as_it_was");
+		catalog_fixture_execute(one->fixture.catalog, "ROLLBACK TO as_it_was; RELEASE as_it_was");
 	}
 	assert_clean(one);
 }
@@ -288,7 +254,7 @@ static void each_lost_reference_is_found(void **state)
 		char what[32];
 
 		for (unsigned i = 1; i < CATALOG_CHUNK_PAGE_ENTRIES; i++)
-			assert_done(catalog_chunk_get(one->catalog, i, &page->chunks[i], &failure), &failure);
+			assert_done(catalog_chunk_get(one->fixture.catalog, i, &page->chunks[i], &failure), &failure);
 		chunk_page_encode(page, &before);
 		page_seal(CHUNK_PAGE_KEY(0), &before);
 		page->chunks[index].references += 1 + n % 3;
@@ -297,7 +263,7 @@ static void each_lost_reference_is_found(void **state)
 		for (int undo = 0; undo < 2; undo++) {
 			const struct byte_writer *blob = undo ? &before : &after;
 
-			assert_int_equal(sqlite3_prepare_v2(one->catalog->db,
+			assert_int_equal(sqlite3_prepare_v2(one->fixture.catalog->db,
 							    "UPDATE chunk SET entries=?1 WHERE page=0", -1, &put_row,
 							    NULL),
 					 SQLITE_OK);
@@ -326,7 +292,8 @@ static void pieces_that_do_not_fit_are_found(void **state)
 		{"UPDATE base SET image_uuid=randomblob(16)", "another one than meant"},
 		{"UPDATE base SET image_off_bytes=1125899906842624", "beyond the end of the image"},
 		{"UPDATE base SET len_bytes=1125899906842624 WHERE off_bytes>0", "beyond the end of the disk"},
-		{"UPDATE base SET len_bytes=len_bytes+1 WHERE off_bytes=0", "base at 131072: it overlaps the one before"},
+		{"UPDATE base SET len_bytes=len_bytes+1 WHERE off_bytes=0",
+		 "base at 131072: it overlaps the one before"},
 		{"UPDATE base SET since=9", "of a generation to come"},
 		{"UPDATE base SET until=9", "of a generation to come"},
 		{"UPDATE base SET off_bytes=off_bytes+512", "not at a multiple of the chunk size"},
@@ -338,22 +305,23 @@ static void pieces_that_do_not_fit_are_found(void **state)
 	struct catalog_image image;
 	struct catalog_piece pieces[2];
 
-	begin(one);
-	catalog_fixture_image(one->catalog, &one->disks[0], &image);
+	catalog_fixture_begin(one->fixture.catalog);
+	catalog_fixture_image(one->fixture.catalog, &one->disks[0], &image);
 	for (unsigned i = 0; i < 2; i++)
 		pieces[i] = (struct catalog_piece){.off_bytes = i * 2 * (uint64_t)CHUNK_BYTES,
 						   .len_bytes = 2 * (uint64_t)CHUNK_BYTES,
 						   .image_disk = one->disks[0].id,
 						   .image_number = image.number,
 						   .image_generation = image.generation};
-	assert_done(catalog_base_set(one->catalog, &one->disks[1], pieces, 2, &failure), &failure);
-	commit(one);
+	assert_done(catalog_base_set(one->fixture.catalog, &one->disks[1], pieces, 2, &failure), &failure);
+	catalog_fixture_commit(one->fixture.catalog);
 	assert_clean(one);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		catalog_fixture_execute(one->catalog, "CREATE TABLE saved AS SELECT * FROM base");
-		catalog_fixture_execute(one->catalog, cases[i].sql);
+		catalog_fixture_execute(one->fixture.catalog, "CREATE TABLE saved AS SELECT * FROM base");
+		catalog_fixture_execute(one->fixture.catalog, cases[i].sql);
 		assert_flaw(one, cases[i].flaw);
-		catalog_fixture_execute(one->catalog, "DELETE FROM base; INSERT INTO base SELECT * FROM saved; DROP TABLE saved");
+		catalog_fixture_execute(one->fixture.catalog,
+					"DELETE FROM base; INSERT INTO base SELECT * FROM saved; DROP TABLE saved");
 	}
 	assert_clean(one);
 }
@@ -369,16 +337,16 @@ static void damaged_file_is_a_flaw(void **state)
 	FILE *file;
 
 	live_a_while(one);
-	root = catalog_fixture_value(one->catalog, "SELECT rootpage FROM sqlite_master WHERE name='digest'");
-	catalog_close(one->catalog);
+	root = catalog_fixture_value(one->fixture.catalog, "SELECT rootpage FROM sqlite_master WHERE name='digest'");
+	catalog_close(one->fixture.catalog);
 	(void)snprintf(path, sizeof(path), "%s/catalog.db", one->fixture.folder);
 	file = fopen(path, "r+e");
 	assert_non_null(file);
 	assert_int_equal(fseek(file, (root - 1) * 4096, SEEK_SET), 0);
 	assert_int_equal(fwrite(zeros, 1, sizeof(zeros), file), sizeof(zeros));
 	assert_int_equal(fclose(file), 0);
-	one->catalog = catalog_fixture_open(&one->fixture, true, false);
-	assert_done(catalog_check_database(one->catalog, &check, &failure), &failure);
+	one->fixture.catalog = catalog_fixture_open(&one->fixture, true, false);
+	assert_done(catalog_check_database(one->fixture.catalog, &check, &failure), &failure);
 	assert_string_not_equal(one->flaws, "");
 }
 
@@ -406,27 +374,30 @@ static void states_come_page_by_page_the_live_one_last(void **state)
 	struct catalog_image image;
 	struct told told = {.text = ""};
 
-	begin(one);
+	catalog_fixture_begin(one->fixture.catalog);
 	for (unsigned n = 0; n < 3; n++) {
-		uint64_t chunk = catalog_fixture_chunk(&one->fixture, one->catalog);
+		uint64_t chunk = catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
 
-		put(one, disk, 0, chunk);
-		put(one, disk, 256 * 7, n == 2 ? 0 : chunk);
-		catalog_fixture_image(one->catalog, disk, &image);
+		catalog_fixture_put(one->fixture.catalog, disk, 0, chunk);
+		catalog_fixture_put(one->fixture.catalog, disk, 256 * 7, n == 2 ? 0 : chunk);
+		catalog_fixture_image(one->fixture.catalog, disk, &image);
 	}
-	put(one, disk, 256 * 9, catalog_fixture_chunk(&one->fixture, one->catalog));
-	put(one, disk, 256 * 99, catalog_fixture_chunk(&one->fixture, one->catalog));
-	put(one, &one->disks[1], 256 * 7, catalog_fixture_chunk(&one->fixture, one->catalog));
-	commit(one);
-	assert_int_equal(catalog_states_walk(one->catalog, disk->id, 0, UINT64_MAX, tell, &told, &failure), 5);
+	catalog_fixture_put(one->fixture.catalog, disk, 256 * 9,
+			    catalog_fixture_chunk(&one->fixture, one->fixture.catalog));
+	catalog_fixture_put(one->fixture.catalog, disk, 256 * 99,
+			    catalog_fixture_chunk(&one->fixture, one->fixture.catalog));
+	catalog_fixture_put(one->fixture.catalog, &one->disks[1], 256 * 7,
+			    catalog_fixture_chunk(&one->fixture, one->fixture.catalog));
+	catalog_fixture_commit(one->fixture.catalog);
+	assert_int_equal(catalog_states_walk(one->fixture.catalog, disk->id, 0, UINT64_MAX, tell, &told, &failure), 5);
 	assert_string_equal(told.text, "0/2 0/3 0/0 7/2 7/3 9/4 9/0 99/4 ");
 	told.text[0] = '\0';
-	assert_done(catalog_states_walk(one->catalog, disk->id, 1, 9, tell, &told, &failure), &failure);
+	assert_done(catalog_states_walk(one->fixture.catalog, disk->id, 1, 9, tell, &told, &failure), &failure);
 	assert_string_equal(told.text, "7/2 7/3 ");
-	catalog_fixture_execute(one->catalog, "UPDATE past SET entries=x'00' WHERE page=7 AND until=2");
-	catalog_fixture_execute(one->catalog, "UPDATE map SET entries=x'00' WHERE key=1<<40");
+	catalog_fixture_execute(one->fixture.catalog, "UPDATE past SET entries=x'00' WHERE page=7 AND until=2");
+	catalog_fixture_execute(one->fixture.catalog, "UPDATE map SET entries=x'00' WHERE key=1<<40");
 	told.text[0] = '\0';
-	assert_done(catalog_states_walk(one->catalog, disk->id, 0, 10, tell, &told, &failure), &failure);
+	assert_done(catalog_states_walk(one->fixture.catalog, disk->id, 0, 10, tell, &told, &failure), &failure);
 	assert_string_equal(told.text, "0/2 0/3 0/0! 7/2! 7/3 9/4 9/0 ");
 }
 
@@ -436,25 +407,29 @@ static void logs_are_found_by_disk(void **state)
 	struct failure failure = {.code = 0};
 	int64_t disk = -1;
 
-	assert_done(catalog_log_next_disk(one->catalog, 0, &disk, &failure), &failure);
+	assert_done(catalog_log_next_disk(one->fixture.catalog, 0, &disk, &failure), &failure);
 	assert_int_equal(disk, 0);
 	live_a_while(one);
 	for (int64_t expected = 0; expected < 3; expected++) {
-		assert_done(catalog_log_next_disk(one->catalog, expected, &disk, &failure), &failure);
+		assert_done(catalog_log_next_disk(one->fixture.catalog, expected, &disk, &failure), &failure);
 		assert_int_equal(disk, expected == 2 ? 0 : expected + 1);
 	}
 }
 
-#define test(name) cmocka_unit_test_setup_teardown(name, make_one, remove_one)
+#define test(name) cmocka_unit_test_setup_teardown(name, make_one, catalog_fixture_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		test(new_catalog_is_clean),   test(catalog_that_was_used_is_clean),
-		test(check_sees_one_moment),  test(check_stops),
-		test(changed_rows_are_found), test(each_lost_reference_is_found),
+		test(new_catalog_is_clean),
+		test(catalog_that_was_used_is_clean),
+		test(check_sees_one_moment),
+		test(check_stops),
+		test(changed_rows_are_found),
+		test(each_lost_reference_is_found),
 		test(pieces_that_do_not_fit_are_found),
-		test(damaged_file_is_a_flaw), test(states_come_page_by_page_the_live_one_last),
+		test(damaged_file_is_a_flaw),
+		test(states_come_page_by_page_the_live_one_last),
 		test(logs_are_found_by_disk),
 	};
 

@@ -12,52 +12,12 @@
 #include "common/cleanup.h"
 
 struct one {
-	struct catalog_fixture fixture;
-	struct catalog *catalog;
+	struct catalog_fixture fixture; /* the first member */
 };
 
 static int make_one(void **state)
 {
-	struct one *one = calloc(1, sizeof(*one));
-
-	assert_non_null(one);
-	catalog_fixture_make(&one->fixture, 815);
-	one->catalog = catalog_fixture_open(&one->fixture, false, true);
-	*state = one;
-	return 0;
-}
-
-static int remove_one(void **state)
-{
-	struct one *one = *state;
-
-	catalog_close(one->catalog);
-	catalog_fixture_remove(&one->fixture);
-	free(one);
-	return 0;
-}
-
-static void begin(struct one *one)
-{
-	struct failure failure = {.code = 0};
-
-	assert_done(catalog_begin(one->catalog, &failure), &failure);
-}
-
-static void commit(struct one *one)
-{
-	struct failure failure = {.code = 0};
-
-	assert_done(catalog_commit(one->catalog, &failure), &failure);
-}
-
-static void put(struct one *one, const struct catalog_disk *disk, uint64_t index, uint64_t chunk)
-{
-	struct catalog_change change = {.first = index, .count = 1, .kind = CATALOG_CHUNK, .chunk = chunk};
-	struct failure failure = {.code = 0};
-	uint64_t changed = 0, newly = 0;
-
-	assert_done(catalog_map_update(one->catalog, disk, &change, 1, &changed, &newly, &failure), &failure);
+	return catalog_fixture_setup(state, sizeof(struct one), 815);
 }
 
 static uint64_t record_of(struct one *one, uint64_t chunk)
@@ -65,7 +25,7 @@ static uint64_t record_of(struct one *one, uint64_t chunk)
 	struct catalog_location location;
 	struct failure failure = {.code = 0};
 
-	assert_done(catalog_chunk_get(one->catalog, chunk, &location, &failure), &failure);
+	assert_done(catalog_chunk_get(one->fixture.catalog, chunk, &location, &failure), &failure);
 	return catalog_record_bytes(location.stored_bytes);
 }
 
@@ -74,7 +34,7 @@ static uint64_t unique_of(struct one *one, const struct catalog_disk *disk)
 	struct failure failure = {.code = 0};
 	uint64_t bytes = UINT64_MAX;
 
-	assert_done(catalog_disk_unique(one->catalog, disk->id, &bytes, &failure), &failure);
+	assert_done(catalog_disk_unique(one->fixture.catalog, disk->id, &bytes, &failure), &failure);
 	return bytes;
 }
 
@@ -86,16 +46,16 @@ static void segments_are_listed_in_pieces(void **state)
 	struct failure failure = {.code = 0};
 	uint32_t number, after = 0, seen = 0;
 
-	begin(one);
+	catalog_fixture_begin(one->fixture.catalog);
 	for (unsigned i = 0; i < 10; i++)
-		assert_done(catalog_segment_insert(one->catalog, &number, &failure), &failure);
-	assert_done(catalog_segment_update(one->catalog, 4, 8192, true, &failure), &failure);
-	commit(one);
+		assert_done(catalog_segment_insert(one->fixture.catalog, &number, &failure), &failure);
+	assert_done(catalog_segment_update(one->fixture.catalog, 4, 8192, true, &failure), &failure);
+	catalog_fixture_commit(one->fixture.catalog);
 	for (;;) {
 		AUTO_FREE struct catalog_segment *list = NULL;
 		size_t count;
 
-		assert_done(catalog_segment_list(one->catalog, after, 3, &list, &count, &failure), &failure);
+		assert_done(catalog_segment_list(one->fixture.catalog, after, 3, &list, &count, &failure), &failure);
 		if (count == 0)
 			break;
 		assert_true(count <= 3);
@@ -135,20 +95,21 @@ static void walk_meets_each_chunk_of_a_range_once(void **state)
 	struct one *one = *state;
 	struct failure failure = {.code = 0};
 
-	begin(one);
+	catalog_fixture_begin(one->fixture.catalog);
 	for (unsigned i = 0; i < 200; i++)
-		(void)catalog_fixture_chunk(&one->fixture, one->catalog);
-	commit(one);
+		(void)catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
+	catalog_fixture_commit(one->fixture.catalog);
 	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
 		struct walk walk = {.next = ranges[i][0] == 0 ? 1 : ranges[i][0]};
 		uint64_t end = ranges[i][1] > 201 ? 201 : ranges[i][1];
 
-		assert_done(catalog_chunk_walk(one->catalog, ranges[i][0], ranges[i][1], expect_next, &walk, &failure),
+		assert_done(catalog_chunk_walk(one->fixture.catalog, ranges[i][0], ranges[i][1], expect_next, &walk,
+					       &failure),
 			    &failure);
 		assert_int_equal(walk.next, end);
 	}
 	struct walk walk = {.next = 1, .end_at = 90};
-	assert_int_equal(catalog_chunk_walk(one->catalog, 0, 1000, expect_next, &walk, &failure), 77);
+	assert_int_equal(catalog_chunk_walk(one->fixture.catalog, 0, 1000, expect_next, &walk, &failure), 77);
 	assert_int_equal(walk.next, 91);
 }
 
@@ -159,15 +120,15 @@ static void walk_goes_on_behind_a_damaged_row(void **state)
 	struct walk walk = {.next = 1};
 	struct catalog_usage usage;
 
-	begin(one);
+	catalog_fixture_begin(one->fixture.catalog);
 	for (unsigned i = 0; i < 200; i++)
-		(void)catalog_fixture_chunk(&one->fixture, one->catalog);
-	commit(one);
-	catalog_fixture_execute(one->catalog, "UPDATE chunk SET entries=substr(entries,1,50) WHERE page=1");
-	assert_done(catalog_chunk_walk(one->catalog, 0, 1000, expect_next, &walk, &failure), &failure);
+		(void)catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
+	catalog_fixture_commit(one->fixture.catalog);
+	catalog_fixture_execute(one->fixture.catalog, "UPDATE chunk SET entries=substr(entries,1,50) WHERE page=1");
+	assert_done(catalog_chunk_walk(one->fixture.catalog, 0, 1000, expect_next, &walk, &failure), &failure);
 	assert_int_equal(walk.next, 201);
 	assert_int_equal(walk.bad_rows, 1);
-	assert_int_equal(catalog_usage(one->catalog, &usage, &failure), -EBADMSG);
+	assert_int_equal(catalog_usage(one->fixture.catalog, &usage, &failure), -EBADMSG);
 	assert_non_null(strstr(failure.message, "chunk"));
 }
 
@@ -181,26 +142,26 @@ static void usage_is_what_segments_and_chunks_say(void **state)
 	struct catalog_disk disk;
 	uint64_t live = 0;
 
-	assert_done(catalog_usage(one->catalog, &usage, &failure), &failure);
+	assert_done(catalog_usage(one->fixture.catalog, &usage, &failure), &failure);
 	assert_int_equal(usage.segments + usage.live_bytes + usage.live_chunks + usage.committed_bytes, 0);
-	catalog_fixture_disk(one->catalog, "web01", &disk);
-	begin(one);
+	catalog_fixture_disk(one->fixture.catalog, "web01", &disk);
+	catalog_fixture_begin(one->fixture.catalog);
 	for (unsigned i = 0; i < 300; i++) {
-		uint64_t chunk = catalog_fixture_chunk(&one->fixture, one->catalog);
+		uint64_t chunk = catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
 
 		if (i % 3 == 0)
 			continue; /* nobody refers to it */
-		put(one, &disk, i, chunk);
-		put(one, &disk, i + 1000, chunk);
+		catalog_fixture_put(one->fixture.catalog, &disk, i, chunk);
+		catalog_fixture_put(one->fixture.catalog, &disk, i + 1000, chunk);
 		live += record_of(one, chunk);
 	}
-	commit(one);
-	assert_done(catalog_usage(one->catalog, &usage, &failure), &failure);
+	catalog_fixture_commit(one->fixture.catalog);
+	assert_done(catalog_usage(one->fixture.catalog, &usage, &failure), &failure);
 	assert_int_equal(usage.live_chunks, 200);
 	assert_int_equal(usage.live_bytes, live);
-	assert_int_equal(usage.segments, catalog_fixture_value(one->catalog, "SELECT count(*) FROM segment"));
+	assert_int_equal(usage.segments, catalog_fixture_value(one->fixture.catalog, "SELECT count(*) FROM segment"));
 	assert_int_equal(usage.committed_bytes,
-			 catalog_fixture_value(one->catalog, "SELECT sum(length_bytes) FROM segment"));
+			 catalog_fixture_value(one->fixture.catalog, "SELECT sum(length_bytes) FROM segment"));
 }
 
 static void disk_holds_what_no_other_does(void **state)
@@ -212,42 +173,42 @@ static void disk_holds_what_no_other_does(void **state)
 	struct catalog_log_entry entry = {.sequence = 1, .stored_bytes = 100, .segment = 1};
 	struct failure failure = {.code = 0};
 
-	catalog_fixture_disk(one->catalog, "a", &a);
-	catalog_fixture_disk(one->catalog, "b", &b);
+	catalog_fixture_disk(one->fixture.catalog, "a", &a);
+	catalog_fixture_disk(one->fixture.catalog, "b", &b);
 	assert_int_equal(unique_of(one, &a), 0);
-	begin(one);
-	own = catalog_fixture_chunk(&one->fixture, one->catalog);
-	twice = catalog_fixture_chunk(&one->fixture, one->catalog);
-	shared = catalog_fixture_chunk(&one->fixture, one->catalog);
-	former = catalog_fixture_chunk(&one->fixture, one->catalog);
-	put(one, &a, 0, own);
-	put(one, &a, 1, twice);
-	put(one, &a, 300, twice);
-	put(one, &a, 301, shared);
-	put(one, &b, 5, shared);
-	put(one, &a, 2, former);
-	catalog_fixture_image(one->catalog, &a, &image);
-	put(one, &a, 2, own); /* the image keeps what was there */
-	commit(one);
+	catalog_fixture_begin(one->fixture.catalog);
+	own = catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
+	twice = catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
+	shared = catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
+	former = catalog_fixture_chunk(&one->fixture, one->fixture.catalog);
+	catalog_fixture_put(one->fixture.catalog, &a, 0, own);
+	catalog_fixture_put(one->fixture.catalog, &a, 1, twice);
+	catalog_fixture_put(one->fixture.catalog, &a, 300, twice);
+	catalog_fixture_put(one->fixture.catalog, &a, 301, shared);
+	catalog_fixture_put(one->fixture.catalog, &b, 5, shared);
+	catalog_fixture_put(one->fixture.catalog, &a, 2, former);
+	catalog_fixture_image(one->fixture.catalog, &a, &image);
+	catalog_fixture_put(one->fixture.catalog, &a, 2, own); /* the image keeps what was there */
+	catalog_fixture_commit(one->fixture.catalog);
 	assert_int_equal(unique_of(one, &a), record_of(one, own) + record_of(one, twice) + record_of(one, former));
 	assert_int_equal(unique_of(one, &b), 0);
-	begin(one);
+	catalog_fixture_begin(one->fixture.catalog);
 	entry.disk = b.id;
-	assert_done(catalog_log_insert(one->catalog, &entry, &failure), &failure);
-	put(one, &a, 301, own);
-	commit(one);
+	assert_done(catalog_log_insert(one->fixture.catalog, &entry, &failure), &failure);
+	catalog_fixture_put(one->fixture.catalog, &a, 301, own);
+	catalog_fixture_commit(one->fixture.catalog);
 	log_bytes = catalog_record_bytes(entry.stored_bytes);
 	assert_int_equal(unique_of(one, &b), log_bytes); /* a's image still sees the shared one */
 	assert_int_equal(unique_of(one, &a), record_of(one, own) + record_of(one, twice) + record_of(one, former));
 }
 
-#define test(name) cmocka_unit_test_setup_teardown(name, make_one, remove_one)
+#define test(name) cmocka_unit_test_setup_teardown(name, make_one, catalog_fixture_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		test(segments_are_listed_in_pieces), test(walk_meets_each_chunk_of_a_range_once),
-		test(walk_goes_on_behind_a_damaged_row),	     test(usage_is_what_segments_and_chunks_say),
+		test(segments_are_listed_in_pieces),	 test(walk_meets_each_chunk_of_a_range_once),
+		test(walk_goes_on_behind_a_damaged_row), test(usage_is_what_segments_and_chunks_say),
 		test(disk_holds_what_no_other_does),
 	};
 

@@ -2,9 +2,10 @@
 /*
  * Rebuilds at bad moments (what they bring back: tests/integration/test-rebuild.sh).
  *
- * What a writer leaves behind that is killed, or fails, when entries of a disk's log are durable and their transaction is
- * not: nothing of that may ever count, whoever writes next, and into which segment. And somebody who has had the store
- * open since before a rebuild must not go on by the catalog that is gone: leases have its numbers of disks in their names.
+ * What a writer leaves behind that is killed, or fails, when entries of a disk's log are durable and their transaction
+ * is not: nothing of that may ever count, whoever writes next, and into which segment. And somebody who has had the
+ * store open since before a rebuild must not go on by the catalog that is gone: leases have its numbers of disks in
+ * their names.
  */
 #include "unit_test.h"
 
@@ -146,7 +147,8 @@ static int remove_one(void **state)
 	return 0;
 }
 
-/* Two write at the same time, so each has a segment of its own; the one with the second is killed. Who comes next takes the first. */
+/* Two write at the same time, so each has a segment of its own; the one with the second is killed. Who comes next takes
+ * the first. */
 static void entries_left_in_another_segment_do_not_count(void **state)
 {
 	struct one *one = *state;
@@ -361,7 +363,8 @@ static unsigned count_journals(const struct one *one)
 	return (unsigned)status.st_nlink - 2;
 }
 
-/* Two clones of an image whose segment is gone: nothing was ever written to the one, and what was to the other is in its journal. */
+/* Two clones of an image whose segment is gone: nothing was ever written to the one, and what was to the other is in
+ * its journal. */
 static void a_clone_with_a_journal_is_not_left_out(void **state)
 {
 	struct one *one = *state;
