@@ -365,6 +365,11 @@ static void forget_leases(struct removal *removal)
 			lease_release_and_remove(removal->local->locks_fd, name, &removal->image_leases[i]);
 	}
 	AUTO_FREE char *name = local_disk_lease_name(removal->disk.id);
+	AUTO_FREE char *socket_name = NULL;
+	if (asprintf(&socket_name, "%s.socket", name == NULL ? "" : name) < 0)
+		socket_name = NULL;
+	if (socket_name != NULL)
+		(void)unlinkat(removal->local->locks_fd, socket_name, 0); /* of a server that was killed; mostly there is none */
 	if (name != NULL)
 		lease_release_and_remove(removal->local->locks_fd, name, &removal->disk_lease);
 }

@@ -1037,10 +1037,14 @@ static int check_is_unused(void *opaque, struct failure *failure)
 		return fail_errno(failure, -errno, "folder %s/locks", local->base.location);
 	while (errno = 0, (entry = readdir(folder)) != NULL) {
 		AUTO_FREE char *holder = NULL;
+		struct stat status;
 		bool is_held = false;
 		int result;
 
 		if (entry->d_name[0] == '.' || strcmp(entry->d_name, "catalog") == 0)
+			continue;
+		/* of who serves a disk, or was killed when he did: he holds the disk's lease, if he lives */
+		if (fstatat(local->locks_fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(status.st_mode))
 			continue;
 		result = lease_is_held(local->locks_fd, entry->d_name, &is_held, &holder, failure);
 		if (result < 0)

@@ -144,6 +144,8 @@ int local_view_open(struct store *store, const struct store_reference *reference
 
 	if (view == NULL)
 		return fail_errno(failure, -ENOMEM, "disk %s", reference->disk);
+	if (mode == VIEW_WRITE && local->read_only)
+		return fail(failure, -EROFS, "disk %s: the store is opened for reading only", reference->disk);
 	view->base.store = store;
 	view->base.mode = mode;
 	view->lease = LEASE_NONE;

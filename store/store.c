@@ -518,6 +518,20 @@ static int has_journal(struct store *store, const char *disk, bool *ret_has, str
 	return error;
 }
 
+static int recover(struct store *store, const struct store_reference *reference, const char *doing,
+		   struct failure *failure)
+{
+	struct failure cause = {.code = 0};
+	int error = disk_recover(store, reference, doing, &cause);
+
+	if (error == -EROFS)
+		return fail(failure, error,
+			    "disk %s: writes of a server that was killed are still in its journal, and the store can't be written "
+			    "to; open it once where it can be",
+			    reference->disk);
+	return error == 0 ? 0 : fail_from(failure, &cause);
+}
+
 /* Whether there is a journal counts once the lease is ours: until then somebody may be writing it. */
 int store_view_open(struct store *store, const struct store_reference *reference, enum store_view_mode mode,
 		    const char *doing, struct store_view **ret_view, struct failure *failure)
@@ -535,7 +549,7 @@ int store_view_open(struct store *store, const struct store_reference *reference
 		}
 		store_view_close(view);
 		if (error == 0)
-			error = disk_recover(store, reference, doing, failure);
+			error = recover(store, reference, doing, failure);
 		if (error != 0)
 			return error;
 	}

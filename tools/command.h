@@ -228,6 +228,12 @@ void command_line_reference(const struct command_line *line, size_t argument, st
 /* Opens the store that the options name. */
 int command_line_open_store(const struct command_line *line, bool read_only, struct store **ret_store,
 			    struct failure *failure);
+/*
+ * The same for who reads that: of live content there may be a journal left, by a server that was killed, whose writes are
+ * to be brought to their place first. For reading only where it can't be written to.
+ */
+int command_line_open_store_to_read(const struct command_line *line, const struct store_reference *reference,
+				    struct store **ret_store, struct failure *failure);
 static inline void cleanup_store(struct store **store)
 {
 	store_close(*store);

@@ -20,6 +20,20 @@ int command_line_open_store(const struct command_line *line, bool read_only, str
 	return store_open_local(line->options.store, &options, ret_store, failure);
 }
 
+int command_line_open_store_to_read(const struct command_line *line, const struct store_reference *reference,
+				    struct store **ret_store, struct failure *failure)
+{
+	struct failure cause = {.code = 0};
+	int error;
+
+	if (reference->which != STORE_LIVE)
+		return command_line_open_store(line, true, ret_store, failure);
+	error = command_line_open_store(line, false, ret_store, &cause);
+	if (error == -EROFS || error == -EACCES)
+		return command_line_open_store(line, true, ret_store, failure);
+	return error == 0 ? 0 : fail_from(failure, &cause);
+}
+
 static enum exit_status status_of(const struct failure *failure)
 {
 	return failure->code == -EINTR ? STATUS_STOPPED : STATUS_FAILED;

@@ -80,7 +80,8 @@ static enum exit_status run_export(const struct command_line *line)
 	if (doing == NULL)
 		output_out_of_memory();
 	command_line_reference(line, 0, &reference);
-	if (command_line_open_store(line, true, &store, &failure) < 0 || pin_down(store, &reference, &failure) < 0)
+	if (command_line_open_store_to_read(line, &reference, &store, &failure) < 0 ||
+	    pin_down(store, &reference, &failure) < 0)
 		return report_failure(&failure);
 	progress_begin(line->options.progress, &operation);
 	result = export_run(store, &reference, target, STDOUT_FILENO, line->options.salvage, &operation, &report, &failure);

@@ -33,7 +33,7 @@ static enum exit_status run_verify(const struct command_line *line)
 	if (doing == NULL)
 		output_out_of_memory();
 	command_line_reference(line, 0, &reference);
-	if (command_line_open_store(line, true, &store, &failure) < 0)
+	if (command_line_open_store_to_read(line, &reference, &store, &failure) < 0)
 		return report_failure(&failure);
 	progress_begin(options->progress, &operation);
 	result = verify_run(store, &reference, options->source, options->read_all, &operation, &report, &failure);

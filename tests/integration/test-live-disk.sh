@@ -131,3 +131,22 @@ for ((i = 0; i < 128; i++)); do
 done
 expect_equal 1 "$failed" "ranges of 64 KiB that can't be read"
 stop_process "$NBD_PID"
+
+say "what a killed server had flushed is there for who only reads, and the catalog can be rebuilt meanwhile"
+make_store
+expect_exit 0 wherry create live 1M
+truncate -s 1M expected.img
+printf '\x55%.0s' {1..512} | dd of=expected.img bs=512 seek=3 conv=notrunc status=none
+for command in "wherry export live live.img" "wherry verify live --source expected.img"; do
+	start_nbdkit "$PLUGIN" store="$WHERRY_STORE" disk=live
+	start qemu-io -f raw -c 'sleep 60000' "$NBD_URI" # the last one to leave would have the journal folded
+	client=$PID
+	wait_until 20 eval "wherry disks --json | jq -e '.disks[0].open_by != null'"
+	expect_exit 0 qemu-io -f raw -c "write -P 0x55 1536 512" -c flush "$NBD_URI"
+	kill -KILL "$NBD_PID"
+	finish "$NBD_PID" || true
+	stop_process "$client"
+	expect_exit 0 wherry rebuild --progress=none
+	expect_exit 0 $command --progress=none
+done
+check_same expected.img live.img

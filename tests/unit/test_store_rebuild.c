@@ -10,14 +10,17 @@
 #include "unit_test.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
 #include "scratch_folder.h"
+#include "store/disk.h"
 #include "store/local.h"
 
 #define CHUNK ((size_t)STORE_CHUNK_LEAST_BYTES)
@@ -290,6 +293,67 @@ static void a_removal_counts_whatever_was_left(void **state)
 	store_close(busy);
 }
 
+/* In a process that is killed when the write was flushed. */
+static void write_and_be_killed(const struct one *one, const char *name)
+{
+	pid_t pid = fork();
+	int status;
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct store_reference reference = {.which = STORE_LIVE};
+		struct disk_options options = {.doing = "test", .write = true};
+		struct store *store;
+		struct disk *disk;
+
+		(void)strcpy(reference.disk, name);
+		if (store_open_local(one->path, &(struct store_options){.read_only = false}, &store, NULL) == 0 &&
+		    chunk_cache_new((uint64_t)CHUNK_CACHE_LEAST_BYTES, &options.cache, NULL) == 0 &&
+		    disk_open(store, &reference, &options, &disk, NULL) == 0 &&
+		    disk_write(disk, "flushed", 8, 1000, 0, NULL) == 0 && disk_flush(disk, NULL) == 0)
+			(void)raise(SIGKILL);
+		_exit(1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+}
+
+/* Its socket is left among the leases, and its writes in the journal. */
+static void a_server_that_was_killed_is_in_nobodys_way(void **state)
+{
+	struct one *one = *state;
+	struct store *store = open_store(one);
+	struct store_reference live = {.disk = "one", .which = STORE_LIVE};
+	AUTO_FREE char *socket_path = NULL;
+	struct disk_options options = {.doing = "test"};
+	struct store_view *view;
+	struct stat status;
+	struct disk *disk;
+	char text[8];
+
+	create_disk(store, "one");
+	store_close(store);
+	write_and_be_killed(one, "one");
+	assert_true(asprintf(&socket_path, "%s/locks/disk-1.socket", one->path) > 0);
+	assert_int_equal(stat(socket_path, &status), 0);
+	rebuild(one);
+	must(store_open_local(one->path, &(struct store_options){.read_only = true}, &store, why()));
+	assert_int_equal(store_view_open(store, &live, VIEW_WRITE, "test", &view, why()), -EROFS);
+	assert_int_equal(store_view_open(store, &live, VIEW_READ, "test", &view, why()), -EROFS);
+	assert_non_null(strstr(failure.message, "still in its journal"));
+	store_close(store);
+	store = open_store(one);
+	must(chunk_cache_new((uint64_t)CHUNK_CACHE_LEAST_BYTES, &options.cache, why()));
+	must(disk_open(store, &live, &options, &disk, why()));
+	must(disk_read(disk, text, sizeof(text), 1000, why()));
+	assert_string_equal(text, "flushed");
+	must(disk_close(disk, why()));
+	chunk_cache_free(options.cache);
+	must(store_remove_disk(store, "one", false, why()));
+	assert_int_equal(stat(socket_path, &status), -1);
+	store_close(store);
+}
+
 static void who_had_the_store_open_is_told_of_the_rebuild(void **state)
 {
 	struct one *one = *state;
@@ -441,6 +505,7 @@ int main(void)
 		test(a_removal_counts_whatever_was_left),
 		test(a_clone_with_a_journal_is_not_left_out),
 		test(the_journal_of_a_removed_disk_goes_with_the_next_deletion),
+		test(a_server_that_was_killed_is_in_nobodys_way),
 		test(who_had_the_store_open_is_told_of_the_rebuild),
 		test(who_comes_at_the_last_moment_keeps_the_old_catalog),
 	};
