@@ -13,6 +13,10 @@
  *     list                 "image DISK@N SHA256 FLAGS LABEL" for each image, FLAGS "p" (pinned), "d" (damaged) or "-";
  *                          "disk DISK IMAGES" for each disk
  *     live=DISK            "live DISK SHA256"
+ *     engine=DISK=LOG:RECORD[+LOG:RECORD]…
+ *                          opens a live disk as a server does, twice, and looks at all of it and of its images; what
+ * may be there the records before RECORD of LOG tell, then those of the next one (live_model.h). "disk DISK IMAGES",
+ *                          and "flaw …" for what is wrong
  *     round=DISK           "round DISK STATE DONE-BYTES": the newest one
  *     reserve              "reserve BYTES": blocks that the store's reserve really has
  *     check                a deep one; "damaged …" and "flaw …" for what it finds
@@ -39,6 +43,9 @@
 #include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/failure.h"
+#include "live_model.h"
+#include "power_log.h"
+#include "store/disk.h"
 #include "store/store.h"
 #include "syncer/round.h"
 
@@ -187,6 +194,177 @@ static int step_live(struct store *store, const char *disk, struct failure *fail
 	return result;
 }
 
+/* ---- a live disk, and what was noted of it ---- */
+
+enum { PIECE_BYTES = 1 << 20 };
+
+/* The notes among the first `records` records. */
+static void read_notes(const char *path, uint64_t records, struct live_model *model)
+{
+	AUTO_FCLOSE FILE *file = fopen(path, "re");
+	struct power_log_head head;
+
+	if (file == NULL)
+		err(3, "%s", path);
+	for (uint64_t i = 0; i < records && fread(&head, sizeof(head), 1, file) == 1; i++) {
+		AUTO_FREE char *text = NULL;
+
+		if (head.kind != POWER_NOTE) {
+			if (fseek(file, (long)(head.name_bytes + head.data_bytes), SEEK_CUR) != 0)
+				err(3, "%s", path);
+			continue;
+		}
+		text = calloc(head.data_bytes + 1, 1);
+		if (text == NULL || fread(text, 1, head.data_bytes, file) != head.data_bytes)
+			err(3, "%s", path);
+		live_note(model, text);
+	}
+}
+
+static int open_engine(struct store *store, const char *name, bool write, struct chunk_cache *cache,
+		       struct disk **ret_disk, struct failure *failure)
+{
+	const struct disk_options options = {.doing = doing, .cache = cache, .write = write};
+	struct store_reference reference;
+	int result = store_parse_reference(name, &reference, failure);
+
+	return result == 0 ? disk_open(store, &reference, &options, ret_disk, failure) : result;
+}
+
+/* How many sectors are wrong; `what` NULL: without a word. image NULL: live content. */
+static int judge_engine(struct disk *disk, const struct live_model *model, const char *what,
+			const struct live_image *image, unsigned *ret_wrong, struct failure *failure)
+{
+	AUTO_FREE uint8_t *content = malloc(PIECE_BYTES);
+	uint64_t size_bytes = disk_size(disk);
+	unsigned wrong = 0;
+
+	if (content == NULL)
+		errx(3, "memory");
+	for (uint64_t at = 0; at < size_bytes; at += PIECE_BYTES) {
+		size_t len_bytes = size_bytes - at < PIECE_BYTES ? (size_t)(size_bytes - at) : PIECE_BYTES;
+		int result = disk_read(disk, content, len_bytes, at, failure);
+
+		if (result < 0)
+			return result;
+		wrong = live_judge(model, what, content, at / LIVE_SECTOR, len_bytes / LIVE_SECTOR, image, wrong);
+	}
+	*ret_wrong = wrong;
+	return 0;
+}
+
+/* One that is listed: what was acknowledged, or what one of those that were asked for may have become. */
+static int judge_image(struct disk *disk, const struct live_model *model, const char *name, uint32_t number,
+		       struct failure *failure)
+{
+	unsigned wrong = 1;
+	int result = 0;
+
+	for (size_t i = 0; i < model->image_count; i++)
+		if (model->images[i].number == number)
+			return judge_engine(disk, model, name, &model->images[i], &wrong, failure);
+	for (size_t i = 0; result == 0 && wrong > 0 && i < model->image_count; i++)
+		if (model->images[i].number == 0)
+			result = judge_engine(disk, model, NULL, &model->images[i], &wrong, failure);
+	if (result == 0 && wrong > 0)
+		(void)printf("flaw %s: not an image that was asked for\n", name);
+	return result;
+}
+
+static int judge_images(struct store *store, const char *disk, const struct live_model *model,
+			struct chunk_cache *cache, struct failure *failure)
+{
+	struct store_image *images = NULL;
+	size_t count = 0;
+	int result = store_list_images(store, disk, &images, &count, failure);
+
+	for (size_t i = 0; result == 0 && i < count; i++) {
+		char name[STORE_NAME_MOST_BYTES + 16];
+		struct disk *image = NULL;
+
+		(void)snprintf(name, sizeof(name), "%s@%" PRIu32, disk, images[i].number);
+		result = open_engine(store, name, false, cache, &image, failure);
+		if (result == 0)
+			result = judge_image(image, model, name, images[i].number, failure);
+		(void)disk_close(image, NULL); /* nothing was written */
+	}
+	for (size_t i = 0; result == 0 && i < model->image_count; i++) {
+		bool is_there = model->images[i].number == 0;
+
+		for (size_t j = 0; j < count; j++)
+			is_there = is_there || images[j].number == model->images[i].number;
+		if (!is_there)
+			(void)printf("flaw %s@%" PRIu32 ": it was acknowledged, and is gone\n", disk,
+				     model->images[i].number);
+	}
+	if (result == 0)
+		(void)printf("disk %s %zu\n", disk, count);
+	store_images_free(images, count);
+	return result;
+}
+
+/* Opened for writing, which takes up what a crash left and folds it in the end; and once more: then all is in chunks.
+ */
+static int judge_live(struct store *store, const char *name, const struct live_model *model, struct chunk_cache *cache,
+		      struct failure *failure)
+{
+	int result = 0;
+
+	for (int i = 0; result == 0 && i < 2; i++) {
+		struct disk *disk = NULL;
+		unsigned wrong = 0;
+		int closed;
+
+		result = open_engine(store, name, i == 0, cache, &disk, failure);
+		if (result == 0)
+			result = judge_engine(disk, model, i == 0 ? name : "folded", NULL, &wrong, failure);
+		closed = disk_close(disk, result == 0 ? failure : NULL);
+		result = result == 0 ? closed : result;
+	}
+	return result;
+}
+
+static int count_sectors(struct store *store, const char *disk, uint64_t *ret_sectors, struct failure *failure)
+{
+	struct store_disk *list = NULL;
+	size_t count = 0;
+	int result = store_list_disks(store, disk, &list, &count, failure);
+
+	if (result == 0)
+		*ret_sectors = list[0].size_bytes / LIVE_SECTOR;
+	store_disks_free(list, count);
+	return result;
+}
+
+static int step_engine(struct store *store, const char *what, struct failure *failure)
+{
+	AUTO_FREE char *text = strdup(what);
+	char *rest = NULL, *disk = text == NULL ? NULL : strtok_r(text, "=", &rest);
+	struct chunk_cache *cache = NULL;
+	struct live_model model;
+	uint64_t sectors = 0;
+	int result = disk == NULL ? -EINVAL : count_sectors(store, disk, &sectors, failure);
+
+	if (result < 0)
+		return result;
+	live_model_begin(&model, sectors);
+	for (char *log = strtok_r(NULL, "+", &rest); log != NULL; log = strtok_r(NULL, "+", &rest)) {
+		char *colon = strrchr(log, ':');
+
+		if (colon == NULL)
+			errx(3, "engine=DISK=LOG:RECORD");
+		*colon = '\0';
+		read_notes(log, strtoull(colon + 1, NULL, 10), &model);
+	}
+	result = chunk_cache_new(CHUNK_CACHE_LEAST_BYTES, &cache, failure);
+	if (result == 0)
+		result = judge_live(store, disk, &model, cache, failure);
+	if (result == 0)
+		result = judge_images(store, disk, &model, cache, failure);
+	chunk_cache_free(cache);
+	return result; /* the model goes with the process */
+}
+
 static int step_round(struct store *store, const char *disk, struct failure *failure)
 {
 	struct store_round *rounds = NULL;
@@ -282,8 +460,9 @@ static const struct step {
 	const char *name;
 	int (*run)(struct store *store, const char *argument, struct failure *failure);
 } steps[] = {
-	{"list", step_list}, {"live", step_live},     {"round", step_round},	 {"check", step_check},
-	{"gc", step_gc},     {"repair", step_repair}, {"reserve", step_reserve}, {"sync", step_sync},
+	{"list", step_list},	 {"live", step_live},	    {"round", step_round},
+	{"check", step_check},	 {"engine", step_engine},   {"gc", step_gc},
+	{"repair", step_repair}, {"reserve", step_reserve}, {"sync", step_sync},
 };
 
 static int rebuild(const char *path, struct failure *failure)

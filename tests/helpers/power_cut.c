@@ -5,7 +5,10 @@
  *     power_cut count LOG                how many records there are
  *     power_cut said LOG                 the first record after standard output was closed the last time
  *     power_cut syncs LOG                the records that are syncs
+ *     power_cut notes LOG                the first record behind each note, and its first letter
  *     power_cut whole LOG FOLDER         makes FOLDER as all records leave it, without a crash
+ *     power_cut import FOLDER LOG        begins a log with all that FOLDER holds, as synced: what is done there can be
+ *                                        recorded behind that
  *     power_cut states LOG               for each line of standard input
  *                                            RECORD SEED FOLDER [IGNORED FROM]
  *                                        makes FOLDER, in place of one that is there, as the records before RECORD may
@@ -13,8 +16,11 @@
  *
  * The rules are what POSIX promises and no more, so a real file system does worse in no respect:
  *   - what a file held when it was last synced, and its size, are there;
- *   - of what was written since, any part may be there: each block of 4096 bytes is the old or the new one, and some
- * are new up to a sector and old behind it; the same for changes of its size;
+ *   - of what was written since, any part may be there: each block of 4096 bytes is the old or the new one, some are
+ * new up to a sector and old behind it, and some are neither, for the power failed while they were written; the same
+ * for changes of its size. Of journals (*.wj) a whole block that was being written may be spoilt, what it held before
+ * and beside that included, for they are laid out for that; elsewhere it is what was being written (SQLite counts on as
+ * much, and calls it powersafe overwrite);
  *   - a name (made, removed, renamed) is certain when its folder was synced since, and before that as it happens. A
  * synced file whose name was not synced is lost, which is stricter than ext4. Which of them happen, SEED decides. In
  * one of four crashes all that is unsynced is lost, in another one nothing is.
@@ -65,7 +71,8 @@ struct entries {
 struct object {
 	uint64_t inode;
 	bool is_folder, ignores_sync;
-	uint8_t *content; /* as synced */
+	bool spoils_blocks; /* not just what is written of them */
+	uint8_t *content;   /* as synced */
 	size_t content_bytes, content_room;
 	struct entries now, synced;
 	struct change *pending;
@@ -167,18 +174,25 @@ static int object_of_inode(uint64_t inode)
 	errx(1, "inode %" PRIu64 " was not made while recording", inode);
 }
 
+static bool ends_with(const char *name, const char *ending)
+{
+	size_t name_bytes = strlen(name), ending_bytes = strlen(ending);
+
+	return name_bytes >= ending_bytes && strcmp(name + name_bytes - ending_bytes, ending) == 0;
+}
+
 static int add_object(uint64_t inode, bool is_folder, const char *name)
 {
 	static size_t room;
-	size_t name_bytes = strlen(name), ending_bytes = ignored_ending == NULL ? 0 : strlen(ignored_ending);
+	bool is_ignored = ignored_ending != NULL && ignored_ending[0] != '\0';
 
 	objects = grown(objects, object_count, &room, sizeof(*objects));
 	objects[object_count] = (struct object){
 		.inode = inode,
 		.is_folder = is_folder,
-		.ignores_sync = ending_bytes > 0 && ((name_bytes >= ending_bytes &&
-						      strcmp(name + name_bytes - ending_bytes, ignored_ending) == 0) ||
-						     (is_folder && strcmp(ignored_ending, "/") == 0)),
+		.ignores_sync = is_ignored &&
+				(ends_with(name, ignored_ending) || (is_folder && strcmp(ignored_ending, "/") == 0)),
+		.spoils_blocks = ends_with(name, ".wj"),
 	};
 	return (int)object_count++;
 }
@@ -283,6 +297,7 @@ static void replay_record(const struct power_log_head *head, const uint8_t *name
 		add_pending(object_of_inode(head->inode), head)->data = data;
 		break;
 	case POWER_SAID:
+	case POWER_NOTE:
 		break;
 	case POWER_SYNC:
 		sync_object(&objects[object_of_inode(head->inode)]);
@@ -336,6 +351,21 @@ static bool log_next(struct power_log *power_log, struct power_log_head *ret_hea
 
 enum luck { LOSE_ALL, KEEP_ALL, KEEP_SOME };
 
+/* A part of a write that lies in one block becomes bytes that nobody wrote, with the block around it or without. */
+static void spoil(struct object *object, const struct change *part)
+{
+	uint64_t first = part->head.offset, end = first + part->head.data_bytes;
+
+	if (end > object->content_bytes)
+		set_content_size(object, end);
+	if (object->spoils_blocks) {
+		first = first / BLOCK_BYTES * BLOCK_BYTES;
+		end = first + BLOCK_BYTES < object->content_bytes ? first + BLOCK_BYTES : object->content_bytes;
+	}
+	for (uint64_t at = first; at < end; at++)
+		object->content[at] = (uint8_t)random_below(256);
+}
+
 /* A write, block by block. The size follows what is kept. */
 static void apply_some(struct object *object, const struct change *change)
 {
@@ -352,6 +382,10 @@ static void apply_some(struct object *object, const struct change *change)
 		part.head.offset = at;
 		part.head.data_bytes = next - at;
 		part.data = change->data + (at - change->head.offset);
+		if (random_below(8) == 0) {
+			spoil(object, &part);
+			continue;
+		}
 		if (random_below(8) == 0) {
 			uint64_t sectors = random_below(BLOCK_BYTES / SECTOR_BYTES) * SECTOR_BYTES;
 
@@ -514,6 +548,80 @@ static void make_whole(struct power_log *power_log, const char *folder)
 	write_all(folder);
 }
 
+/* ---- a log that begins with what is there ---- */
+
+static void put_record(FILE *file, struct power_log_head head, const char *name, const void *data)
+{
+	head.name_bytes = name == NULL ? 0 : (uint32_t)strlen(name);
+	if (fwrite(&head, sizeof(head), 1, file) != 1 ||
+	    (head.name_bytes > 0 && fwrite(name, head.name_bytes, 1, file) != 1) ||
+	    (head.data_bytes > 0 && fwrite(data, head.data_bytes, 1, file) != 1))
+		err(1, "the log");
+}
+
+static void import_content(FILE *file, const char *path, const struct stat *status)
+{
+	size_t size_bytes = (size_t)status->st_size;
+	void *content;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		err(1, "%s", path);
+	content = size_bytes == 0 ? NULL : mmap(NULL, size_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (content == MAP_FAILED)
+		err(1, "%s", path);
+	if (content != NULL) {
+		put_record(
+			file,
+			(struct power_log_head){.kind = POWER_WRITE, .inode = status->st_ino, .data_bytes = size_bytes},
+			NULL, content);
+		(void)munmap(content, size_bytes);
+	}
+	(void)close(fd);
+}
+
+static FILE *import_file;
+static uint64_t import_folders[64]; /* inodes, by level */
+
+static int import_one(const char *path, const struct stat *status, int type, struct FTW *where)
+{
+	bool is_folder = type == FTW_D;
+
+	if (where->level >= (int)(sizeof(import_folders) / sizeof(import_folders[0])))
+		errx(1, "%s: too deep", path);
+	if (is_folder)
+		import_folders[where->level] = status->st_ino;
+	if (where->level == 0)
+		put_record(import_file, (struct power_log_head){.kind = POWER_ROOT, .inode = status->st_ino}, NULL,
+			   NULL);
+	else
+		put_record(import_file,
+			   (struct power_log_head){.kind = POWER_CREATE,
+						   .inode = status->st_ino,
+						   .folder = import_folders[where->level - 1],
+						   .offset = is_folder},
+			   path + where->base, NULL);
+	if (!is_folder)
+		import_content(import_file, path, status);
+	if (where->level > 0)
+		put_record(import_file,
+			   (struct power_log_head){.kind = POWER_SYNC, .inode = import_folders[where->level - 1]}, NULL,
+			   NULL);
+	put_record(import_file, (struct power_log_head){.kind = POWER_SYNC, .inode = status->st_ino}, NULL, NULL);
+	return 0;
+}
+
+static void import(const char *folder, const char *log)
+{
+	import_file = fopen(log, "we");
+	if (import_file == NULL)
+		err(1, "%s", log);
+	if (nftw(folder, import_one, 16, FTW_PHYS) != 0)
+		err(1, "%s", folder);
+	if (fclose(import_file) != 0)
+		err(1, "%s", log);
+}
+
 static uint64_t count_records(struct power_log *power_log)
 {
 	struct power_log_head head;
@@ -549,12 +657,26 @@ static void print_syncs(struct power_log *power_log)
 			(void)printf("%" PRIu64 "\n", at);
 }
 
+static void print_notes(struct power_log *power_log)
+{
+	struct power_log_head head;
+	const uint8_t *name, *data;
+
+	for (uint64_t at = 1; log_next(power_log, &head, &name, &data); at++)
+		if (head.kind == POWER_NOTE && head.data_bytes > 0)
+			(void)printf("%" PRIu64 " %c\n", at, data[0]);
+}
+
 int main(int argument_count, char **arguments)
 {
 	struct power_log power_log;
 
 	if (argument_count < 3)
 		errx(2, "see the head of power_cut.c");
+	if (strcmp(arguments[1], "import") == 0 && argument_count == 4) {
+		import(arguments[2], arguments[3]);
+		return 0;
+	}
 	power_log = log_open(arguments[2]);
 	if (strcmp(arguments[1], "count") == 0)
 		(void)printf("%" PRIu64 "\n", count_records(&power_log));
@@ -562,6 +684,8 @@ int main(int argument_count, char **arguments)
 		(void)printf("%" PRIu64 "\n", find_said(&power_log));
 	else if (strcmp(arguments[1], "syncs") == 0)
 		print_syncs(&power_log);
+	else if (strcmp(arguments[1], "notes") == 0)
+		print_notes(&power_log);
 	else if (strcmp(arguments[1], "whole") == 0 && argument_count == 4)
 		make_whole(&power_log, arguments[3]);
 	else if (strcmp(arguments[1], "states") == 0)

@@ -20,6 +20,7 @@ enum power_log_kind {
 	POWER_UNLINK,	/* folder, name */
 	POWER_SAID,	/* standard output was closed: what it says has been said, and must be true from here on */
 	POWER_RENAME,	/* folder, name: now in the folder `inode`; data: as this name */
+	POWER_NOTE,	/* data: text of the program that is recorded, for who looks at what is left (live_model.h) */
 };
 
 struct power_log_head {

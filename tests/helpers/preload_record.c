@@ -10,11 +10,13 @@
  * Descriptors are asked for their path each time (/proc/self/fd) in place of being followed through dup, close and
  * inheritance: slower, and right.
  *
- * What changes files and has no record ends the program with status 98, so that no replay lacks it: links, pwritev,
+ * What changes files and has no record ends the program with status 98, so that no replay lacks it: links,
  * copy_file_range, holes, stdio for writing, shared writable mappings of anything but SQLite's -shm files (which no
  * crash keeps), and the others below. The dynamic linker hands over only what is called by name from outside of libc,
  * and a system call made in another way is not seen here at all; `power_cut whole` makes what the log amounts to, for
  * comparing it with what is there.
+ *
+ * preload_record_note() puts a text of the program's own among the records, where it finds that by dlsym().
  *
  * That standard output is closed, which ends every JSON document, is recorded.
  */
@@ -47,7 +49,8 @@ static void give_up(const char *why)
 	int length = snprintf(line, sizeof(line), "preload_record: %s\n", why);
 
 	(void)!REAL(write)(2, line, (size_t)length);
-	_exit(98);
+	REAL(_exit)(98);
+	__builtin_unreachable();
 }
 
 /* ---- the log ---- */
@@ -260,12 +263,17 @@ int mkdir(const char *path, mode_t mode)
 int unlinkat(int at_fd, const char *path, int flags)
 {
 	struct place place;
+	struct stat status;
+	bool is_socket;
 	int result;
 
 	(void)pthread_mutex_lock(&order);
 	place = place_of(at_fd, path);
+	/* a socket's name has no record: no crash keeps what it leads to */
+	is_socket = place.folder_fd >= 0 && fstatat(place.folder_fd, place.name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+		    S_ISSOCK(status.st_mode);
 	result = REAL(unlinkat)(at_fd, path, flags);
-	if (result == 0 && place.folder_fd >= 0)
+	if (result == 0 && place.folder_fd >= 0 && !is_socket)
 		record((struct power_log_head){.kind = POWER_UNLINK, .folder = place.folder}, place.name, NULL);
 	place_done(&place);
 	(void)pthread_mutex_unlock(&order);
@@ -334,6 +342,35 @@ ssize_t pwrite(int fd, const void *data, size_t length, off_t offset)
 ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset)
 {
 	return pwrite(fd, data, length, offset);
+}
+
+ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset)
+{
+	size_t length = 0, filled = 0;
+	char *data;
+	ssize_t put;
+	int code;
+
+	if (inode_of(fd) == 0)
+		return REAL(pwritev)(fd, parts, count, offset);
+	for (int i = 0; i < count; i++)
+		length += parts[i].iov_len;
+	data = malloc(length + 1);
+	if (data == NULL)
+		give_up("memory");
+	for (int i = 0; i < count; filled += parts[i++].iov_len)
+		if (parts[i].iov_len > 0)
+			memcpy(data + filled, parts[i].iov_base, parts[i].iov_len);
+	put = pwrite(fd, data, length, offset);
+	code = errno;
+	free(data);
+	errno = code;
+	return put;
+}
+
+ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset)
+{
+	return pwritev(fd, parts, count, offset);
 }
 
 ssize_t write(int fd, const void *data, size_t length)
@@ -487,10 +524,6 @@ CALL(int, posix_fallocate, (int fd, off_t offset, off_t length), (fd, offset, le
 CALL(int, posix_fallocate64, (int fd, off64_t offset, off64_t length), (fd, offset, length),
      refuse_fd(fd, "posix_fallocate64"))
 CALL(ssize_t, writev, (int fd, const struct iovec *parts, int count), (fd, parts, count), refuse_fd(fd, "writev"))
-CALL(ssize_t, pwritev, (int fd, const struct iovec *parts, int count, off_t offset), (fd, parts, count, offset),
-     refuse_fd(fd, "pwritev"))
-CALL(ssize_t, pwritev64, (int fd, const struct iovec *parts, int count, off64_t offset), (fd, parts, count, offset),
-     refuse_fd(fd, "pwritev64"))
 CALL(ssize_t, pwritev2, (int fd, const struct iovec *parts, int count, off_t offset, int flags),
      (fd, parts, count, offset, flags), refuse_fd(fd, "pwritev2"))
 CALL(ssize_t, pwritev64v2, (int fd, const struct iovec *parts, int count, off64_t offset, int flags),
@@ -557,7 +590,25 @@ CALL(void *, mmap, (void *at, size_t length, int protection, int flags, int fd, 
 CALL(void *, mmap64, (void *at, size_t length, int protection, int flags, int fd, off64_t offset),
      (at, length, protection, flags, fd, offset), refuse_mapping(protection, flags, fd))
 
+/* ---- ends ---- */
+
+/* Not between a call of another thread and its record. */
+void _exit(int status)
+{
+	(void)pthread_mutex_lock(&order);
+	REAL(_exit)(status);
+	__builtin_unreachable();
+}
+
 /* ---- what was said ---- */
+
+void preload_record_note(const char *text);
+void preload_record_note(const char *text)
+{
+	(void)pthread_mutex_lock(&order);
+	record((struct power_log_head){.kind = POWER_NOTE, .data_bytes = strlen(text)}, NULL, text);
+	(void)pthread_mutex_unlock(&order);
+}
 
 int fclose(FILE *file)
 {
