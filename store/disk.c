@@ -225,7 +225,8 @@ static int read_extents(struct disk *disk, const struct chunk_state *state, uint
 			result = journal_read(
 				disk->journal,
 				(struct journal_place){.file = extent->file, .off_bytes = extent->place_bytes},
-				first - extent->off_bytes, buffer + (first - off_bytes), last - first, failure);
+				extent->into_bytes + (first - extent->off_bytes), buffer + (first - off_bytes),
+				last - first, failure);
 	}
 	return result;
 }
@@ -739,6 +740,7 @@ static int open_journal(struct disk *disk, const struct store_disk_files *files,
 				      &disk->journal, failure);
 	if (result == 0)
 		disk->journaled_bytes = journal_bytes(disk->journal);
+	disk->has_news = true;
 	return result;
 }
 

@@ -14,6 +14,12 @@
  *     5. when no extent is left in a file, it is removed, durably; only then may its chunks be written past the journal
  * (disk.c)
  *
+ * What can't be read can't be folded: small writes over a damaged chunk stay in the journal, and so do those whose own
+ * record is damaged. The others go on. So that one such chunk doesn't keep all files from then on, its writes are
+ * appended once more when there is much else in the files, and only then the files go. Who writes or zeroes the whole
+ * range leaves nothing to be read: it is folded like any other. Until then no image can be made: none could say what
+ * the range holds.
+ *
  * An image holds up writers only for what was written during the last pass.
  *
  * The thread begins when the journal is longer than soft_bytes or has many entries, and when nobody has written for a
@@ -31,7 +37,14 @@
 #include "common/units.h"
 #include "store/disk_internal.h"
 
-enum { BATCH_CHUNKS = 256, IMAGE_PASSES = 3, IMAGE_REST_ENTRIES = 512, IDLE_SECONDS = 3, FOLD_TRIES = 3, DAMAGED_MOST = 256 };
+enum {
+	BATCH_CHUNKS = 256,
+	IMAGE_PASSES = 3,
+	IMAGE_REST_ENTRIES = 512,
+	IDLE_SECONDS = 3,
+	FOLD_TRIES = 3,
+	CARRY_SLACK_BYTES = 1 << 20,
+};
 
 struct folded {
 	uint64_t index;
@@ -50,11 +63,27 @@ struct batch {
 	uint8_t *plain; /* of one chunk */
 	struct store_scratch *scratch;
 	uint64_t indexes[BATCH_CHUNKS];
-	/* What is below these can't be read: they stay in the journal, and the others go on. */
-	uint64_t damaged[DAMAGED_MOST];
-	size_t damaged_count;
-	struct failure damage; /* of the first */
+	/* These can't be read: they stay in the journal, and the others go on. */
+	uint64_t *damaged; /* owned; ascending */
+	size_t damaged_count, damaged_capacity;
+	uint64_t damaged_index; /* of the first that was met, and why */
+	struct failure damage;
 };
+
+static void batch_free(struct batch *batch)
+{
+	if (batch == NULL)
+		return;
+	free(batch->damaged);
+	free(batch->plain);
+	disk_scratch_give(batch->disk, batch->scratch);
+	free(batch);
+}
+
+static void cleanup_batch(struct batch **batch)
+{
+	batch_free(*batch);
+}
 
 static bool has_extent_in(const struct chunk_state *state, uint64_t through_file)
 {
@@ -64,12 +93,49 @@ static bool has_extent_in(const struct chunk_state *state, uint64_t through_file
 	return false;
 }
 
+/* Where it is among the damaged ones, or would be. */
+static size_t locate_damaged(const struct batch *batch, uint64_t index)
+{
+	size_t first = 0, end = batch->damaged_count;
+
+	while (first < end) {
+		size_t middle = first + (end - first) / 2;
+
+		if (batch->damaged[middle] < index)
+			first = middle + 1;
+		else
+			end = middle;
+	}
+	return first;
+}
+
 static bool is_damaged(const struct batch *batch, uint64_t index)
 {
-	for (size_t i = 0; i < batch->damaged_count; i++)
-		if (batch->damaged[i] == index)
-			return true;
-	return false;
+	size_t at = locate_damaged(batch, index);
+
+	return at < batch->damaged_count && batch->damaged[at] == index;
+}
+
+static int note_damaged(struct batch *batch, uint64_t index, const struct failure *cause, struct failure *failure)
+{
+	size_t at = locate_damaged(batch, index);
+
+	if (batch->damaged_count == batch->damaged_capacity) {
+		size_t capacity = batch->damaged_capacity == 0 ? 64 : batch->damaged_capacity * 2;
+		uint64_t *grown = reallocarray(batch->damaged, capacity, sizeof(*grown));
+
+		if (grown == NULL)
+			return fail_errno(failure, -ENOMEM, "%s", batch->disk->name);
+		batch->damaged = grown;
+		batch->damaged_capacity = capacity;
+	}
+	memmove(&batch->damaged[at + 1], &batch->damaged[at], (batch->damaged_count - at) * sizeof(index));
+	batch->damaged[at] = index;
+	if (batch->damaged_count++ == 0) {
+		batch->damaged_index = index;
+		(void)fail_from(&batch->damage, cause);
+	}
+	return 0;
 }
 
 static int choose(void *opaque, struct chunk_state *state)
@@ -191,11 +257,9 @@ static int fold_batch(struct batch *batch, struct failure *failure)
 		struct failure cause = {.code = 0};
 
 		result = store_content(batch, &batch->chunks[i], &cause);
-		if (result == -EBADMSG && batch->damaged_count < DAMAGED_MOST) {
-			batch->damaged[batch->damaged_count++] = batch->chunks[i].index;
-			(void)fail_from(&batch->damage, &cause);
+		if (result == -EBADMSG) {
+			result = note_damaged(batch, batch->chunks[i].index, &cause, failure);
 			memmove(&batch->chunks[i], &batch->chunks[i + 1], (--batch->count - i) * sizeof(batch->chunks[0]));
-			result = 0;
 		} else if (result < 0) {
 			(void)fail_from(failure, &cause);
 		} else {
@@ -311,30 +375,104 @@ static int drop_files(struct disk *disk, uint64_t through_file, bool is_locked, 
 	return result;
 }
 
+/* ---- damaged chunks ---- */
+
+/* What they have in the files, which can be dropped no other way. */
+static uint64_t bytes_to_carry(struct batch *batch)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < batch->damaged_count; i++) {
+		struct stripe *stripe = disk_stripe(batch->disk, batch->damaged[i]);
+		const struct chunk_state *state;
+
+		(void)pthread_rwlock_rdlock(&stripe->lock);
+		state = disk_state_find(stripe, batch->damaged[i]);
+		for (uint32_t at = 0; state != NULL && at < state->extent_count; at++)
+			if (state->extents[at].file <= batch->through_file)
+				bytes += state->extents[at].len_bytes;
+		(void)pthread_rwlock_unlock(&stripe->lock);
+	}
+	return bytes;
+}
+
+/* The same bytes in a new record: extents of a chunk don't overlap, so their order among each other doesn't matter. */
+static int carry_extent_locked(struct batch *batch, struct chunk_state *state, struct extent *extent,
+			       struct failure *failure)
+{
+	struct journal *journal = batch->disk->journal;
+	struct journal_place place = {.file = extent->file, .off_bytes = extent->place_bytes};
+	int result = extent->is_zero ? 0
+				     : journal_read(journal, place, extent->into_bytes, batch->plain, extent->len_bytes,
+						    failure);
+
+	if (result == 0)
+		result = journal_append(journal, extent->is_zero ? JOURNAL_ZERO : JOURNAL_WRITE,
+					state->index * batch->disk->chunk_bytes + extent->off_bytes, extent->len_bytes,
+					extent->is_zero ? NULL : batch->plain, &place, failure);
+	if (result < 0)
+		return result;
+	extent->file = state->last_file = place.file;
+	extent->place_bytes = place.off_bytes;
+	extent->into_bytes = 0;
+	return 0;
+}
+
+static int carry_over(struct batch *batch, struct failure *failure)
+{
+	int result = 0;
+
+	for (size_t i = 0; result == 0 && i < batch->damaged_count; i++) {
+		struct stripe *stripe = disk_stripe(batch->disk, batch->damaged[i]);
+		struct chunk_state *state;
+
+		(void)pthread_rwlock_wrlock(&stripe->lock);
+		state = disk_state_find(stripe, batch->damaged[i]);
+		for (uint32_t at = 0; result == 0 && state != NULL && at < state->extent_count; at++)
+			if (state->extents[at].file <= batch->through_file)
+				result = carry_extent_locked(batch, state, &state->extents[at], failure);
+		(void)pthread_rwlock_unlock(&stripe->lock);
+	}
+	return result;
+}
+
+/* All but the damaged ones is folded: that they are is what is said, and what to do about it. */
+static int end_with_damage(struct batch *batch, struct failure *failure)
+{
+	struct disk *disk = batch->disk;
+	struct failure unimportant = {.code = 0}; /* the files stay for now: the damage is what is to be told */
+
+	if (!batch->is_locked && journal_bytes(disk->journal) > 2 * bytes_to_carry(batch) + CARRY_SLACK_BYTES)
+		(void)carry_over(batch, &unimportant);
+	(void)drop_files(disk, batch->through_file, batch->is_locked, &unimportant);
+	return fail(failure, -EBADMSG,
+		    "%s; there are small writes to %zu such chunks, which must stay in its journal: write all of the %u bytes "
+		    "at %llu, or discard them, and they can be folded",
+		    batch->damage.message, batch->damaged_count, disk_chunk_length(disk, batch->damaged_index),
+		    (unsigned long long)(batch->damaged_index * disk->chunk_bytes));
+}
+
 /* Everything in files up to this one, to which nobody appends any more. fold_lock is held. */
 static int fold_through(struct disk *disk, uint64_t through_file, bool is_locked, struct failure *failure)
 {
-	AUTO_FREE struct batch *batch = calloc(1, sizeof(*batch));
-	AUTO_FREE uint8_t *plain = malloc(disk->chunk_bytes);
+	AUTO(cleanup_batch) struct batch *batch = calloc(1, sizeof(*batch));
 	int result;
 
-	if (batch == NULL || plain == NULL)
+	if (batch == NULL)
 		return fail_errno(failure, -ENOMEM, "%s", disk->name);
 	batch->disk = disk;
 	batch->through_file = through_file;
 	batch->is_locked = is_locked;
-	batch->plain = plain;
+	batch->plain = malloc(disk->chunk_bytes);
+	if (batch->plain == NULL)
+		return fail_errno(failure, -ENOMEM, "%s", disk->name);
 	result = is_locked ? disk_commit_pending_locked(disk, failure) : disk_commit_pending(disk, failure);
 	if (result == 0)
 		result = disk_scratch_take(disk, &batch->scratch, failure);
 	if (result == 0)
 		result = fold_batches(batch, failure);
-	disk_scratch_give(disk, batch->scratch);
-	if (result == 0 && batch->damaged_count > 0) {
-		int dropped = drop_files(disk, through_file, is_locked, failure);
-
-		return dropped < 0 ? dropped : fail_from(failure, &batch->damage);
-	}
+	if (result == 0 && batch->damaged_count > 0)
+		return end_with_damage(batch, failure);
 	return result == 0 ? drop_files(disk, through_file, is_locked, failure) : result;
 }
 
@@ -363,6 +501,15 @@ static bool is_idle(const struct disk *disk)
 	       units_monotonic_seconds() - disk->appended_at > IDLE_SECONDS;
 }
 
+/* What is left there because it is damaged is no reason to try again; something new is. */
+static bool is_worth_folding(const struct disk *disk)
+{
+	return disk->has_news &&
+	       (is_over(disk, disk->soft_bytes < disk->hard_bytes ? disk->soft_bytes : disk->hard_bytes,
+			DISK_ENTRIES_SOFT) ||
+		is_idle(disk));
+}
+
 static void wait_for_work_locked(struct disk *disk)
 {
 	struct timespec until;
@@ -380,15 +527,18 @@ static void *fold_in_background(void *opaque)
 	while (!disk->fold_is_ending) {
 		struct failure failure = {.code = 0};
 
-		if (!is_over(disk, disk->soft_bytes < disk->hard_bytes ? disk->soft_bytes : disk->hard_bytes,
-			     DISK_ENTRIES_SOFT) &&
-		    !is_idle(disk)) {
+		if (!is_worth_folding(disk)) {
 			wait_for_work_locked(disk);
 			continue;
 		}
+		disk->is_folding = true;
 		(void)pthread_mutex_unlock(&disk->fold_wait_lock);
+		disk->has_news = false; /* before: what comes meanwhile is news */
 		(void)disk_fold_all(disk, &failure);
+		if (failure.code != 0 && failure.code != -EBADMSG)
+			disk->has_news = true;
 		(void)pthread_mutex_lock(&disk->fold_wait_lock);
+		disk->is_folding = false;
 		disk->fold_failure = failure;
 		disk->folds++;
 		(void)pthread_cond_broadcast(&disk->fold_done);
@@ -422,6 +572,14 @@ void disk_fold_stop(struct disk *disk)
 	disk->has_fold_thread = false;
 }
 
+/* Damage keeps back what is damaged, so another round helps as long as there is anything else. */
+static bool has_failed_locked(const struct disk *disk, uint64_t folds_before)
+{
+	if (disk->fold_failure.code == -EBADMSG)
+		return !disk->is_folding && !disk->has_news;
+	return disk->fold_failure.code != 0 && disk->folds != folds_before;
+}
+
 int disk_fold_throttle(struct disk *disk, struct failure *failure)
 {
 	uint64_t folds;
@@ -439,7 +597,9 @@ int disk_fold_throttle(struct disk *disk, struct failure *failure)
 		(void)clock_gettime(CLOCK_REALTIME, &until);
 		until.tv_sec += 1;
 		(void)pthread_cond_timedwait(&disk->fold_done, &disk->fold_wait_lock, &until);
-		if (disk->folds != folds && disk->fold_failure.code != 0)
+		if (!is_over(disk, disk->hard_bytes, DISK_ENTRIES_HARD))
+			break;
+		if (has_failed_locked(disk, folds))
 			return fail(failure, disk->fold_failure.code,
 				    "%s: its journal is full, and can't be emptied: %s", disk->name,
 				    disk->fold_failure.message);

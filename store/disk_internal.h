@@ -24,7 +24,7 @@ enum {
 	DISK_STREAMS = 8,
 	DISK_PREFETCH_THREADS_MOST = 4,
 	DISK_PREFETCH_QUEUE = 256,
-	DISK_ENTRIES_SOFT = 128 << 10, /* of journaled extents and chunks together: 48 bytes each, on the average */
+	DISK_ENTRIES_SOFT = 128 << 10, /* of journaled extents and chunks together: 56 bytes each, on the average */
 	DISK_ENTRIES_HARD = 256 << 10,
 	DISK_PENDING_MOST = 1024,	 /* chunks put and not committed: beyond, a writer commits */
 	DISK_KEPT_MOST_BYTES = 16 << 20, /* plain content kept with them */
@@ -36,7 +36,8 @@ struct extent {
 	uint32_t off_bytes; /* in the chunk */
 	uint32_t len_bytes;
 	uint64_t file;	      /* of the journal */
-	uint32_t place_bytes; /* in the file, of the extent's first byte; for zeros, of their record */
+	uint32_t place_bytes; /* in the file: of the record it is from */
+	uint32_t into_bytes;  /* of the record's payload, where the extent begins; zeros have none */
 	bool is_zero;
 };
 
@@ -123,6 +124,7 @@ struct disk {
 	_Atomic uint64_t next_version;
 	_Atomic uint64_t journaled_bytes; /* in the journal */
 	_Atomic double appended_at;	  /* seconds, when the last record was appended */
+	_Atomic bool has_news; /* something may be folded: since the last time that all was that can be, there was a record */
 	uint64_t soft_bytes, hard_bytes;
 	pthread_mutex_t put_lock;    /* around puts and commits of the view: it is for one thread at a time */
 	pthread_mutex_t commit_lock; /* one commit at a time, from gathering to clearing */
@@ -134,6 +136,7 @@ struct disk {
 	pthread_t fold_thread;
 	bool has_fold_thread;
 	bool fold_is_ending;
+	bool is_folding;	     /* the thread is: fold_failure is of the time before */
 	uint64_t folds;		     /* rounds of folding that have ended */
 	struct failure fold_failure; /* of the last one; code 0: it went well */
 

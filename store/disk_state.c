@@ -210,7 +210,7 @@ static void cut_front(struct extent *extent, uint32_t bytes)
 	extent->off_bytes += bytes;
 	extent->len_bytes -= bytes;
 	if (!extent->is_zero)
-		extent->place_bytes += bytes;
+		extent->into_bytes += bytes;
 }
 
 static void insert_at(struct chunk_state *state, uint32_t at, const struct extent *extent)

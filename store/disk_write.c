@@ -159,6 +159,7 @@ static int journal_piece_locked(struct disk *disk, struct stripe *stripe, uint64
 					  .is_zero = data == NULL});
 	disk->journaled_bytes = journal_bytes(disk->journal);
 	disk->appended_at = units_monotonic_seconds();
+	disk->has_news = true;
 	return 0;
 }
 

@@ -870,23 +870,53 @@ int journal_sync(struct journal *journal, struct failure *failure)
 
 /* ------------------------------------------------------------------ reading, rolling, dropping */
 
+/* Of a record all or nothing is right, so all of it is read. */
+static int read_checked(int fd, uint64_t salt, uint32_t off_bytes, uint32_t into_bytes, void *buffer, size_t len_bytes)
+{
+	AUTO_FREE uint8_t *whole = NULL;
+	uint8_t header[RECORD_HEADER_BYTES] = {0};
+	uint8_t *payload = buffer;
+	uint32_t payload_bytes;
+	int error = read_all(fd, header, sizeof(header), off_bytes - RECORD_HEADER_BYTES);
+
+	payload_bytes = bytes_get_le32(header + 32);
+	if (error == 0 && (payload_bytes > JOURNAL_PAYLOAD_MOST_BYTES || into_bytes > payload_bytes ||
+			   len_bytes > payload_bytes - into_bytes))
+		error = -EBADMSG;
+	if (error == 0 && len_bytes != payload_bytes)
+		payload = whole = malloc(payload_bytes);
+	if (error == 0 && payload == NULL)
+		error = -ENOMEM;
+	if (error == 0)
+		error = read_all(fd, payload, payload_bytes, off_bytes);
+	if (error == 0 && checksum(salt, header, payload, payload_bytes) != bytes_get_le64(header + 48))
+		error = -EBADMSG;
+	if (error == 0 && whole != NULL)
+		memcpy(buffer, whole + into_bytes, len_bytes);
+	return error == -ENODATA ? -EBADMSG : error;
+}
+
 int journal_read(struct journal *journal, struct journal_place place, uint32_t into_bytes, void *buffer,
 		 size_t len_bytes, struct failure *failure)
 {
+	uint64_t salt = 0;
 	int fd = -1;
 	int error;
 
 	{
 		WITH_LOCK(&journal->lock);
 		for (size_t i = journal->file_count; i > 0 && fd < 0; i--)
-			if (journal->files[i - 1].number == place.file)
+			if (journal->files[i - 1].number == place.file) {
 				fd = journal->files[i - 1].fd;
+				salt = journal->files[i - 1].salt;
+			}
 	}
 	assert(fd >= 0); /* the caller keeps it from being dropped */
-	error = read_all(fd, buffer, len_bytes, (uint64_t)place.off_bytes + into_bytes);
-	return error < 0
-		       ? fail_file(journal, place.file, error == -ENODATA ? -EBADMSG : error, "can't be read", failure)
-		       : 0;
+	error = read_checked(fd, salt, place.off_bytes, into_bytes, buffer, len_bytes);
+	if (error == -EBADMSG)
+		return fail(failure, error, "disk %s: its journal is damaged, file %016" PRIx64 ".wj at %" PRIu32,
+			    journal->name, place.file, place.off_bytes);
+	return error < 0 ? fail_file(journal, place.file, error, "can't be read", failure) : 0;
 }
 
 uint64_t journal_roll(struct journal *journal)

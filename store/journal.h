@@ -59,7 +59,10 @@ int journal_append(struct journal *journal, enum journal_kind kind, uint64_t off
 /* Everything whose append has returned is durable. Calls at the same time share their work. */
 int journal_sync(struct journal *journal, struct failure *failure);
 
-/* Payload bytes back, from `into_bytes` behind the place on. */
+/*
+ * Payload bytes back, from `into_bytes` behind the place on. The whole record is read and checked each time. -EBADMSG: it is
+ * damaged, and not what was appended.
+ */
 int journal_read(struct journal *journal, struct journal_place place, uint32_t into_bytes, void *buffer,
 		 size_t len_bytes, struct failure *failure);
 

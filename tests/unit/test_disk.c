@@ -502,6 +502,223 @@ static void damage_of_what_was_flushed_is_said(void **state)
 	store_close(copy);
 }
 
+/* ------------------------------------------------------------------ damage under small writes */
+
+/* Where in a file below the store's folder this content stands. */
+static char *file_with(const char *store_name, const char *files, const uint8_t *content, size_t len_bytes, off_t *ret_at)
+{
+	char command[1024], line[1024];
+	FILE *list;
+
+	(void)snprintf(command, sizeof(command), "ls %s/%s/%s", scratch.path, store_name, files);
+	list = popen(command, "r");
+	assert_non_null(list);
+	while (fgets(line, sizeof(line), list) != NULL) {
+		AUTO_FREE uint8_t *bytes = NULL;
+		struct stat status;
+		const uint8_t *found;
+
+		line[strcspn(line, "\n")] = '\0';
+		AUTO_CLOSE int fd = open(line, O_RDONLY | O_CLOEXEC);
+		assert_true(fd >= 0 && fstat(fd, &status) == 0);
+		bytes = malloc((size_t)status.st_size + 1);
+		assert_int_equal(pread(fd, bytes, (size_t)status.st_size, 0), status.st_size);
+		found = memmem(bytes, (size_t)status.st_size, content, len_bytes);
+		if (found == NULL)
+			continue;
+		*ret_at = found - bytes;
+		(void)pclose(list);
+		return strdup(line);
+	}
+	fail_msg("no file %s holds it", files);
+	return NULL;
+}
+
+static void flip_where(const char *store_name, const char *files, const uint8_t *content)
+{
+	off_t at = 0;
+	AUTO_FREE char *path = file_with(store_name, files, content, 64, &at);
+	AUTO_CLOSE int fd = open(path, O_RDWR | O_CLOEXEC);
+	uint8_t byte;
+
+	assert_int_equal(pread(fd, &byte, 1, at + 40), 1);
+	byte ^= 16;
+	assert_int_equal(pwrite(fd, &byte, 1, at + 40), 1);
+}
+
+static void fill_random(uint8_t *data, size_t len_bytes, uint64_t from)
+{
+	for (size_t i = 0; i < len_bytes; i++)
+		data[i] = (uint8_t)random_number(&from, 256);
+}
+
+static uint64_t journal_length(const char *store_name)
+{
+	char command[1024];
+	unsigned long long bytes = 0;
+	FILE *sum;
+
+	(void)snprintf(command, sizeof(command), "cat %s/%s/journal/*/*.wj 2>/dev/null | wc -c", scratch.path, store_name);
+	sum = popen(command, "r");
+	assert_true(sum != NULL && fscanf(sum, "%llu", &bytes) == 1);
+	(void)pclose(sum);
+	return bytes;
+}
+
+static void assert_damaged(struct disk *disk, uint64_t off_bytes)
+{
+	struct failure failure = {.code = 0};
+	uint8_t read[512];
+
+	assert_int_equal(disk_read(disk, read, sizeof(read), off_bytes, &failure), -EBADMSG);
+	assert_non_null(strstr(failure.message, "damaged"));
+}
+
+static void assert_no_image(struct disk *disk)
+{
+	struct failure failure = {.code = 0};
+	uint32_t number = 0;
+
+	assert_int_equal(disk_create_image(disk, NULL, &number, &failure), -EBADMSG);
+	assert_non_null(strstr(failure.message, "are damaged"));
+	assert_non_null(strstr(failure.message, "write all of the"));
+}
+
+static void assert_image_holds(struct store *store, struct disk *disk, const uint8_t *model, uint64_t size_bytes)
+{
+	struct failure failure = {.code = 0};
+	AUTO_FREE char *reference = NULL;
+	uint32_t number = 0;
+	struct disk *image;
+
+	check(disk_create_image(disk, NULL, &number, &failure), &failure);
+	assert_true(asprintf(&reference, "d@%" PRIu32, number) > 0);
+	image = open_disk(store, reference, false);
+	assert_holds(image, model, 0, size_bytes);
+	close_disk(image);
+}
+
+/* A disk of which this chunk is damaged. */
+static struct store *store_with_damage(uint8_t *model, uint64_t size_bytes, uint64_t off_bytes)
+{
+	struct store *store = new_store("store", 64 * KIB, size_bytes);
+	struct disk *disk = open_disk(store, "d", true);
+
+	fill_random(model, size_bytes, seed);
+	write_at(disk, model, size_bytes, 0, 0);
+	close_disk(disk);
+	store_close(store);
+	flip_where("store", "segments/*/*.seg", model + off_bytes + 1000);
+	chunk_cache_free(cache); /* it knows what is damaged now */
+	assert_int_equal(chunk_cache_new(CHUNK_CACHE_LEAST_BYTES, &cache, NULL), 0);
+	return open_store("store");
+}
+
+/* Everything else goes on for good: the journal doesn't grow, and what was written to the chunk stays, over a crash too. */
+static void small_writes_over_damage_hold_up_nothing_else(void **state)
+{
+	const uint64_t size_bytes = 4 * MIB, at = 17 * 64 * KIB;
+	AUTO_FREE uint8_t *model = malloc(size_bytes);
+	struct store *store = store_with_damage(model, size_bytes, at), *copy;
+	struct disk *disk = open_disk_with(store, "d", true, 256 * KIB);
+	uint64_t random = seed;
+	struct disk *after;
+
+	(void)state;
+	fill_random(model + at + 5000, 3000, seed + 1);
+	write_at(disk, model + at + 5000, 3000, at + 5000, 0);
+	memset(model + at + 6000, 0, 700);
+	zero_at(disk, 700, at + 6000, 0);
+	for (unsigned i = 0; i < 24 * MIB / 8192; i++) { /* four times what the journal may hold */
+		uint64_t off = random_number(&random, size_bytes / 8192) * 8192;
+
+		if (off / (64 * KIB) == at / (64 * KIB))
+			continue;
+		fill_random(model + off, 8192, seed + i);
+		write_at(disk, model + off, 8192, off, 0);
+	}
+	flush(disk);
+	assert_true(journal_length("store") < 10 * MIB);
+	assert_damaged(disk, at);
+	assert_damaged(disk, at + 8000);
+	assert_holds(disk, model, at + 5000, 3000);
+	assert_holds(disk, model, 0, at);
+	assert_holds(disk, model, at + 64 * KIB, size_bytes - at - 64 * KIB);
+	assert_no_image(disk);
+
+	copy = crashed_copy();
+	after = open_disk(copy, "d", true);
+	assert_damaged(after, at);
+	assert_holds(after, model, at + 5000, 3000);
+	assert_holds(after, model, 0, at);
+	assert_holds(after, model, at + 64 * KIB, size_bytes - at - 64 * KIB);
+	assert_int_equal(disk_close(after, NULL), -EBADMSG); /* and is there still */
+	after = open_disk(copy, "d", true);
+	assert_holds(after, model, at + 5000, 3000);
+	assert_int_equal(disk_close(after, NULL), -EBADMSG);
+	store_close(copy);
+
+	/* all of it anew */
+	fill_random(model + at, 64 * KIB, seed + 2);
+	write_at(disk, model + at, 64 * KIB, at, 0);
+	assert_image_holds(store, disk, model, size_bytes);
+	close_disk(disk);
+	assert_int_equal(journal_length("store"), 0);
+	store_close(store);
+}
+
+static void discarding_what_is_damaged_mends_it(void **state)
+{
+	const uint64_t size_bytes = MIB, at = 3 * 64 * KIB;
+	AUTO_FREE uint8_t *model = malloc(size_bytes);
+	struct store *store = store_with_damage(model, size_bytes, at);
+	struct disk *disk = open_disk_with(store, "d", true, UINT64_MAX);
+
+	(void)state;
+	write_at(disk, model, 512, at + 512, 0);
+	assert_no_image(disk);
+	memset(model + at, 0, 64 * KIB);
+	zero_at(disk, 64 * KIB, at, DISK_TRIM);
+	assert_image_holds(store, disk, model, size_bytes);
+	close_disk(disk);
+	store_close(store);
+}
+
+/* What changes in the journal's file after it was written there is never returned, nor does it become content. */
+static void a_damaged_record_is_not_data(void **state)
+{
+	const uint64_t size_bytes = MIB, at = 5 * 64 * KIB + 100;
+	struct store *store = new_store("store", 64 * KIB, size_bytes);
+	struct disk *disk = open_disk_with(store, "d", true, UINT64_MAX);
+	AUTO_FREE uint8_t *model = calloc(1, size_bytes);
+
+	(void)state;
+	fill_random(model + at, 9000, seed);
+	write_at(disk, model + at, 3000, at, 0);
+	write_at(disk, model + at + 3000, 3000, at + 3000, 0);
+	write_at(disk, model + at + 6000, 3000, at + 6000, DISK_FUA);
+	assert_holds(disk, model, 0, size_bytes);
+	flip_where("store", "journal/*/*.wj", model + at + 4000);
+	assert_damaged(disk, at + 3000);
+	assert_damaged(disk, at + 5400); /* of a record all or nothing is right */
+	assert_holds(disk, model, at, 3000);
+	assert_holds(disk, model, at + 6000, 3000);
+	{
+		struct failure failure = {.code = 0};
+		uint32_t number = 0;
+
+		assert_int_equal(disk_create_image(disk, NULL, &number, &failure), -EBADMSG);
+		assert_non_null(strstr(failure.message, "its journal is damaged"));
+	}
+	fill_random(model + at + 3000, 3000, seed + 3);
+	write_at(disk, model + at + 3000, 3000, at + 3000, 0);
+	assert_holds(disk, model, 0, size_bytes);
+	assert_image_holds(store, disk, model, size_bytes);
+	close_disk(disk);
+	assert_int_equal(journal_length("store"), 0);
+	store_close(store);
+}
+
 /* ------------------------------------------------------------------ the rest */
 
 static void requests_out_of_range_are_refused(void **state)
@@ -637,6 +854,9 @@ int main(void)
 		cmocka_unit_test(a_torn_record_is_old_or_new),
 		cmocka_unit_test(damage_of_what_was_flushed_is_said),
 		cmocka_unit_test(what_was_flushed_survives_a_crash),
+		cmocka_unit_test(small_writes_over_damage_hold_up_nothing_else),
+		cmocka_unit_test(discarding_what_is_damaged_mends_it),
+		cmocka_unit_test(a_damaged_record_is_not_data),
 		cmocka_unit_test(threads_see_what_they_wrote),
 		cmocka_unit_test(the_fake_store_serves_as_well),
 	};
