@@ -846,7 +846,7 @@ int disk_recover(struct store *store, const struct store_reference *reference, c
 }
 
 struct image_request {
-	const char *label;
+	const struct store_image_params *params;
 	uint32_t number;
 };
 
@@ -854,13 +854,13 @@ static int make_image(struct disk *disk, void *opaque, struct failure *failure)
 {
 	struct image_request *request = opaque;
 
-	return disk_create_image(disk, request->label, &request->number, failure);
+	return disk_create_image(disk, request->params, &request->number, failure);
 }
 
-int disk_image_unattached(struct store *store, const struct store_reference *reference, const char *label,
-			  const char *doing, uint32_t *ret_number, struct failure *failure)
+int disk_image_unattached(struct store *store, const struct store_reference *reference,
+			  const struct store_image_params *params, const char *doing, uint32_t *ret_number, struct failure *failure)
 {
-	struct image_request request = {.label = label};
+	struct image_request request = {.params = params};
 	int result = with_disk(store, reference, doing, make_image, &request, failure);
 
 	if (result == 0)

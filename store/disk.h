@@ -101,18 +101,21 @@ int disk_flush(struct disk *disk, struct failure *failure);
 
 /*
  * An image of everything that was acknowledged before the call; writers wait for a moment at its end. Durable on
- * return. Any thread.
+ * return. Any thread. params->consistency is what is known of the content otherwise: STORE_CLEAN becomes STORE_FROZEN, for it is
+ * what a power cut at that moment would have left. params->round must be 0. -EBADMSG: small writes lie over what is damaged, so nobody
+ * can say what the image would hold; the message names a range that, written or discarded as a whole, is mended by that.
  */
-int disk_create_image(struct disk *disk, const char *label, uint32_t *ret_number, struct failure *failure);
+int disk_create_image(struct disk *disk, const struct store_image_params *params, uint32_t *ret_number,
+		      struct failure *failure);
 
 /* ---- from outside ---- */
 
 /*
- * An image of a disk's live content, whoever has it open: nobody (it is opened for that), or another process with
+ * An image of a disk's live content as disk_create_image() makes it, whoever has it open: nobody (it is opened for that), or another process with
  * disk_open(), which is asked through its control socket. -EBUSY: somebody who doesn't answer such requests, a round
  * for instance.
  */
-int store_request_image(struct store *store, const char *disk, const char *label, const char *doing,
-			uint32_t *ret_number, struct failure *failure);
+int store_request_image(struct store *store, const char *disk, const struct store_image_params *params,
+			const char *doing, uint32_t *ret_number, struct failure *failure);
 
 #endif

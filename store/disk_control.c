@@ -2,12 +2,13 @@
 /*
  * A socket by which other processes ask whoever has a live disk open for an image of it.
  *
- *     > image LABEL\n            LABEL may be empty
+ *     > image CONSISTENCY BYTES LABEL\n   a number (enum store_consistency): no better than that; LABEL may be empty
+ *     > details                          BYTES of them
  *     < ok NUMBER\n   or   failed ERRNO MESSAGE\n
  *
  * It stands in the store's locks/, so that who may write there may ask. Only the holder of the disk's lease makes it,
  * and replaces one that a crash left. One request a connection, one at a time. Neither side waits for the other without
- * end.
+ * end: a request has TALK_SECONDS to come, and who closes the disk doesn't wait for one that is coming.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,12 +23,16 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/units.h"
+#include "store/disk_log.h"
 #include "store/disk_internal.h"
 
 enum {
 	LINE_BYTES = STORE_LABEL_MOST_BYTES + 64,
+	REQUEST_BYTES = LINE_BYTES + LOG_DETAILS_MOST_BYTES,
 	ANSWER_BYTES = FAILURE_MESSAGE_BYTES + 64,
 	TALK_SECONDS = 10,
+	ACCEPT_PAUSE_MS = 100,
 	WORK_SECONDS = 3600
 };
 
@@ -52,31 +57,64 @@ static void set_patience(int fd, time_t seconds)
 {
 	const struct timeval patience = {.tv_sec = seconds};
 
-	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)); /* without, it only waits longer */
-	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)); /* without, it only waits longer */
 }
 
-/* Up to a newline, which is replaced. False: the other end went away, was too slow, or said too much. */
-static bool receive_line(int fd, char *line, size_t most_bytes)
+/* What the other end says. */
+struct listening {
+	int fd;
+	int stop_fd;	 /* readable: no time for that any more; -1: always time */
+	double deadline; /* units_monotonic_seconds(): for all of it, however small the pieces are in which it comes */
+	size_t length, most_bytes;
+	char *text; /* owned; most_bytes and a NUL */
+};
+
+static void listening_end(struct listening *listening)
 {
-	size_t length = 0;
+	free(listening->text);
+}
 
-	while (length < most_bytes) {
-		ssize_t got = recv(fd, line + length, most_bytes - length, 0);
-		char *newline;
+/* False: it is time to end, or the other end went away, is too slow, or says too much. */
+static bool receive_more(struct listening *listening)
+{
+	struct pollfd events[] = {{.fd = listening->fd, .events = POLLIN}, {.fd = listening->stop_fd, .events = POLLIN}};
+	double left = listening->deadline - units_monotonic_seconds();
+	ssize_t got;
 
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
+	if (left <= 0 || listening->length == listening->most_bytes)
+		return false;
+	if (poll(events, 2, (int)(left * 1000) + 1) < 0 && errno != EINTR)
+		return false;
+	if (events[1].revents != 0)
+		return false;
+	got = recv(listening->fd, listening->text + listening->length, listening->most_bytes - listening->length,
+		   MSG_DONTWAIT);
+	if (got < 0)
+		return errno == EINTR || errno == EAGAIN;
+	listening->length += (size_t)got;
+	listening->text[listening->length] = '\0';
+	return got > 0;
+}
+
+/* Up to a newline, which is replaced. What has come behind it stays there; *ret_end is where that begins. */
+static bool receive_line(struct listening *listening, size_t most_bytes, size_t *ret_end)
+{
+	const char *newline;
+
+	while ((newline = memchr(listening->text, '\n', listening->length)) == NULL)
+		if (listening->length > most_bytes || !receive_more(listening))
 			return false;
-		newline = memchr(line + length, '\n', (size_t)got);
-		length += (size_t)got;
-		if (newline != NULL) {
-			*newline = '\0';
-			return strlen(line) == (size_t)(newline - line);
-		}
-	}
-	return false;
+	*ret_end = (size_t)(newline - listening->text) + 1;
+	listening->text[*ret_end - 1] = '\0';
+	return strlen(listening->text) == *ret_end - 1;
+}
+
+static bool receive_bytes(struct listening *listening, size_t end)
+{
+	while (listening->length < end)
+		if (!receive_more(listening))
+			return false;
+	return listening->length == end;
 }
 
 static bool send_all(int fd, const char *text)
@@ -98,20 +136,42 @@ static bool send_all(int fd, const char *text)
 
 /* ------------------------------------------------------------------ the side that has the disk */
 
+/* What is asked for; the texts are in `listening`. False: not a request. */
+static bool receive_request(struct listening *listening, struct store_image_params *ret_params)
+{
+	unsigned consistency;
+	size_t details_bytes, at;
+	int label_at = 0;
+
+	if (!receive_line(listening, LINE_BYTES, &at) ||
+	    sscanf(listening->text, "image %u %zu %n", &consistency, &details_bytes, &label_at) != 2 || label_at == 0 ||
+	    consistency > STORE_FUZZY || details_bytes > LOG_DETAILS_MOST_BYTES ||
+	    !receive_bytes(listening, at + details_bytes) || strlen(listening->text + at) != details_bytes)
+		return false;
+	*ret_params = (struct store_image_params){
+		.consistency = (enum store_consistency)consistency,
+		.label = listening->text[label_at] == '\0' ? NULL : listening->text + label_at,
+		.details = details_bytes == 0 ? NULL : listening->text + at};
+	return true;
+}
+
 static void answer(struct disk_control *control, int fd)
 {
-	static const char verb[] = "image ";
+	AUTO(listening_end) struct listening listening = {.fd = fd,
+							  .stop_fd = control->stop_fd,
+							  .deadline = units_monotonic_seconds() + TALK_SECONDS,
+							  .most_bytes = REQUEST_BYTES,
+							  .text = malloc(REQUEST_BYTES + 1)};
 	struct failure failure = {.code = 0};
-	char line[LINE_BYTES], text[ANSWER_BYTES];
+	struct store_image_params params;
+	char text[ANSWER_BYTES];
 	uint32_t number = 0;
-	const char *label;
 	int result;
 
 	set_patience(fd, TALK_SECONDS);
-	if (!receive_line(fd, line, sizeof(line)) || strncmp(line, verb, strlen(verb)) != 0)
+	if (listening.text == NULL || !receive_request(&listening, &params))
 		return;
-	label = line + strlen(verb);
-	result = disk_create_image(control->disk, *label == '\0' ? NULL : label, &number, &failure);
+	result = disk_create_image(control->disk, &params, &number, &failure);
 	if (result == 0)
 		(void)snprintf(text, sizeof(text), "ok %" PRIu32 "\n", number);
 	else
@@ -134,6 +194,8 @@ static void *serve(void *opaque)
 		AUTO_CLOSE int fd = accept4(control->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 		if (fd >= 0)
 			answer(control, fd);
+		else
+			(void)poll(events, 1, ACCEPT_PAUSE_MS); /* no descriptors, for instance: who asks waits there */
 	}
 }
 
@@ -208,15 +270,23 @@ static int parse_answer(const char *line, const char *disk, uint32_t *ret_number
 	return fail(failure, -EPROTO, "disk %s: whoever has it open answers what can't be understood", disk);
 }
 
-int disk_control_request_image(const char *socket_path, const char *disk, const char *label, uint32_t *ret_number,
-			       struct failure *failure)
+int disk_control_request_image(const char *socket_path, const char *disk, const struct store_image_params *params,
+			       uint32_t *ret_number, struct failure *failure)
 {
+	AUTO(listening_end) struct listening listening = {.stop_fd = -1,
+							  .deadline = units_monotonic_seconds() + WORK_SECONDS,
+							  .most_bytes = ANSWER_BYTES,
+							  .text = malloc(ANSWER_BYTES + 1)};
+	const char *details = params->details != NULL ? params->details : "";
 	struct sockaddr_un address;
-	char line[ANSWER_BYTES];
+	char line[LINE_BYTES];
+	size_t end;
 	int result = fill_address(&address, socket_path, failure);
 
 	if (result < 0)
 		return result;
+	if (listening.text == NULL)
+		return fail_errno(failure, -ENOMEM, "disk %s", disk);
 	AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return fail_errno(failure, -errno, "disk %s: a socket", disk);
@@ -226,11 +296,13 @@ int disk_control_request_image(const char *socket_path, const char *disk, const 
 			return -ENOENT;
 		return fail_errno(failure, -errno, "disk %s: can't ask whoever has it open", disk);
 	}
-	(void)snprintf(line, sizeof(line), "image %s\n", label != NULL ? label : "");
-	if (!send_all(fd, line) || !receive_line(fd, line, sizeof(line)))
+	(void)snprintf(line, sizeof(line), "image %u %zu %s\n", (unsigned)params->consistency, strlen(details),
+		       params->label != NULL ? params->label : "");
+	listening.fd = fd;
+	if (!send_all(fd, line) || !send_all(fd, details) || !receive_line(&listening, ANSWER_BYTES, &end))
 		return fail(failure, -EIO,
 			    "disk %s: whoever has it open did not answer; 'wherry images %s' shows whether there is a "
 			    "new one",
 			    disk, disk);
-	return parse_answer(line, disk, ret_number, failure);
+	return parse_answer(listening.text, disk, ret_number, failure);
 }

@@ -609,20 +609,23 @@ int disk_fold_throttle(struct disk *disk, struct failure *failure)
 
 /* ------------------------------------------------------------------ images */
 
-static int make_image_locked(struct disk *disk, const char *label, uint32_t *ret_number, struct failure *failure)
+static int make_image_locked(struct disk *disk, const struct store_image_params *wanted, uint32_t *ret_number,
+			     struct failure *failure)
 {
-	/* what a power cut at this moment would have left: writers go on all the time */
-	const struct store_image_params params = {.label = label,
-						  .consistency = disk->has_fold_thread ? STORE_FROZEN : STORE_CLEAN};
+	struct store_image_params params = *wanted;
 	int result = fold_now(disk, true, failure);
 
 	if (result < 0)
 		return result;
+	/* what a power cut at this moment would have left: writers go on all the time */
+	if (disk->has_fold_thread && params.consistency == STORE_CLEAN)
+		params.consistency = STORE_FROZEN;
 	WITH_LOCK(&disk->put_lock);
 	return store_create_image(disk->view, &params, ret_number, failure);
 }
 
-int disk_create_image(struct disk *disk, const char *label, uint32_t *ret_number, struct failure *failure)
+int disk_create_image(struct disk *disk, const struct store_image_params *params, uint32_t *ret_number,
+		      struct failure *failure)
 {
 	int result = 0;
 	WITH_LOCK(&disk->fold_lock);
@@ -635,7 +638,7 @@ int disk_create_image(struct disk *disk, const char *label, uint32_t *ret_number
 		return result;
 	WITH_LOCK(&disk->commit_lock);
 	disk_lock_all(disk);
-	result = make_image_locked(disk, label, ret_number, failure);
+	result = make_image_locked(disk, params, ret_number, failure);
 	disk_unlock_all(disk);
 	return result;
 }

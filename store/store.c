@@ -556,7 +556,7 @@ int store_view_open(struct store *store, const struct store_reference *reference
 	return fail(failure, -EBUSY, "disk %s: somebody else writes to it again and again", reference->disk);
 }
 
-int store_request_image(struct store *store, const char *disk, const char *label, const char *doing,
+int store_request_image(struct store *store, const char *disk, const struct store_image_params *params, const char *doing,
 			uint32_t *ret_number, struct failure *failure)
 {
 	struct store_reference reference = {.which = STORE_LIVE};
@@ -564,20 +564,23 @@ int store_request_image(struct store *store, const char *disk, const char *label
 	struct failure busy = {.code = 0};
 	int error = store_check_name(disk, failure);
 
-	if (error == 0 && label != NULL && (strlen(label) > STORE_LABEL_MOST_BYTES || strchr(label, '\n') != NULL))
+	if (error == 0 && params->label != NULL &&
+	    (strlen(params->label) > STORE_LABEL_MOST_BYTES || strchr(params->label, '\n') != NULL))
 		error = fail(failure, -EINVAL, "disk %s: a label is one line of at most %d bytes", disk,
 			     STORE_LABEL_MOST_BYTES);
+	if (error == 0)
+		error = check_details("image", params->details, failure);
 	if (error != 0)
 		return error;
 	(void)strcpy(reference.disk, disk);
-	error = disk_image_unattached(store, &reference, label, doing, ret_number, &busy);
+	error = disk_image_unattached(store, &reference, params, doing, ret_number, &busy);
 	if (error != -EBUSY)
 		return error != 0 ? fail_from(failure, &busy) : 0;
 	error = store_disk_files(store, disk, false, &files, failure);
 	if (files.journal_fd >= 0)
 		(void)close(files.journal_fd); /* a folder */
 	if (error == 0)
-		error = disk_control_request_image(files.socket_path, disk, label, ret_number, failure);
+		error = disk_control_request_image(files.socket_path, disk, params, ret_number, failure);
 	free(files.socket_path);
 	return error == -ENOENT ? fail_from(failure, &busy) : error; /* nobody who answers: who has it open is in the first message */
 }

@@ -117,10 +117,10 @@ int store_view_open_unfolded(struct store *store, const struct store_reference *
 int disk_recover(struct store *store, const struct store_reference *reference, const char *doing, struct failure *failure);
 
 /* An image of a disk that nobody has open. -EBUSY: somebody has. */
-int disk_image_unattached(struct store *store, const struct store_reference *reference, const char *label,
-			  const char *doing, uint32_t *ret_number, struct failure *failure);
+int disk_image_unattached(struct store *store, const struct store_reference *reference,
+			  const struct store_image_params *params, const char *doing, uint32_t *ret_number, struct failure *failure);
 /* Asks whoever has the disk open (disk_control.c). -ENOENT without a message: nobody listens there. */
-int disk_control_request_image(const char *socket_path, const char *disk, const char *label, uint32_t *ret_number,
+int disk_control_request_image(const char *socket_path, const char *disk, const struct store_image_params *params, uint32_t *ret_number,
 			       struct failure *failure);
 
 /* The one of `names` that is nearest to `name` in spelling, or NULL if none is near. */

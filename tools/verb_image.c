@@ -189,11 +189,19 @@ static void print_image(const struct command_line *line, const struct store_refe
 static enum exit_status ask_for_image(const struct command_line *line, struct store *store,
 				      const struct store_reference *reference, const char *doing)
 {
-	const struct trust trust = {.consistency = STORE_FROZEN};
+	AUTO(trust_release) struct trust trust = {.consistency = STORE_CLEAN};
+	struct store_image_params params = {.label = line->options.label};
 	struct failure failure = {.code = 0};
 	uint32_t number;
 
-	if (store_request_image(store, reference->disk, line->options.label, doing, &number, &failure) < 0)
+	/* whoever has the disk open keeps rounds away as well */
+	if (find_trust(store, reference->disk, &trust, &failure) < 0)
+		return report_failure(&failure);
+	if (trust.consistency == STORE_CLEAN)
+		trust.consistency = STORE_FROZEN;
+	params.consistency = trust.consistency;
+	params.details = trust.details;
+	if (store_request_image(store, reference->disk, &params, doing, &number, &failure) < 0)
 		return report_failure(&failure);
 	print_image(line, reference, number, &trust);
 	return STATUS_DONE;

@@ -159,11 +159,12 @@ static void make_image(bool asked_for)
 {
 	uint32_t id = next_id++, number = 0;
 	struct failure failure = {.code = 0};
+	const struct store_image_params params = {.label = asked_for ? "asked for" : NULL};
 	int result;
 
 	note("i %" PRIu32, id);
-	result = asked_for ? store_request_image(other_store, disk_text, "asked for", "power_live", &number, &failure)
-			   : disk_create_image(disk, NULL, &number, &failure);
+	result = asked_for ? store_request_image(other_store, disk_text, &params, "power_live", &number, &failure)
+			   : disk_create_image(disk, &params, &number, &failure);
 	check(result, &failure);
 	note("I %" PRIu32 " %" PRIu32, id, number);
 }

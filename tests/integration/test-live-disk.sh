@@ -58,6 +58,28 @@ expect_exit 0 wherry image live --json
 expect_equal frozen "$(json_get .consistency)" "a client has it open"
 stop_process "$client"
 stop_process "$NBD_PID"
+
+say "a disk whose content is fuzzy has fuzzy images, who has it open or not"
+random_file fuzzy.img 1M fuzzy
+start_nbdkit file fuzzy.img # anybody might write to it
+expect_exit 0 wherry sync "$NBD_URI" mirror --no-image --progress=none
+stop_process "$NBD_PID"
+expect_exit 0 wherry image mirror
+expect_exit 0 wherry clone mirror@1 copy
+for name in mirror copy; do
+	expect_exit 0 wherry image $name --json
+	expect_equal fuzzy "$(json_get .consistency)" "$name, nobody has it open"
+	because=$(json_get .fuzzy_because)
+	start_nbdkit "$PLUGIN" store="$WHERRY_STORE" disk=$name rw=mirror
+	start qemu-io -f raw -c "sleep 60000" "$NBD_URI" >/dev/null
+	client=$PID
+	wait_until 30 eval "wherry disks --json | jq -e '.disks[] | select(.name == \"$name\" and .open_by)'"
+	expect_exit 0 wherry image $name --json
+	expect_equal "fuzzy $because" "$(json_get '"\(.consistency) \(.fuzzy_because)"')" "$name is served"
+	expect_equal fuzzy "$(wherry images $name --json | jq -r '.images[-1].consistency')"
+	stop_process "$client"
+	stop_process "$NBD_PID"
+done
 check_export live changed.img
 check_export live@1 disk.img
 expect_exit 0 wherry check --deep

@@ -16,11 +16,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/units.h"
 #include "scratch_folder.h"
 #include "store/disk.h"
 #include "store/store_fake.h"
@@ -30,6 +33,7 @@ enum { KIB = 1024, MIB = 1024 * 1024, SECTOR = 512, THREADS = 4 };
 static struct scratch_folder scratch;
 static struct chunk_cache *cache;
 static uint64_t seed;
+static const struct store_image_params no_params;
 
 static uint64_t random_number(uint64_t *state, uint64_t below)
 {
@@ -288,13 +292,13 @@ static void many_threads_and_a_model(struct store *store, uint64_t size_bytes, u
 						     .steps = steps};
 			assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
 		}
-		check(disk_create_image(disk, "between", &number, &failure), &failure);
+		check(disk_create_image(disk, &(struct store_image_params){.label = "between"}, &number, &failure), &failure);
 		for (unsigned i = 0; i < THREADS; i++)
 			assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
 		assert_holds(disk, model, 0, size_bytes);
 		assert_extents(disk, model, 0, size_bytes);
 		assert_extents(disk, model, size_bytes / 3, size_bytes / 5);
-		check(disk_create_image(disk, NULL, &number, &failure), &failure);
+		check(disk_create_image(disk, &no_params, &number, &failure), &failure);
 		assert_true(asprintf(&reference, "d@%" PRIu32, number) > 0);
 		image = open_disk(store, reference, false);
 		assert_holds(image, model, 0, size_bytes);
@@ -579,7 +583,7 @@ static void assert_no_image(struct disk *disk)
 	struct failure failure = {.code = 0};
 	uint32_t number = 0;
 
-	assert_int_equal(disk_create_image(disk, NULL, &number, &failure), -EBADMSG);
+	assert_int_equal(disk_create_image(disk, &no_params, &number, &failure), -EBADMSG);
 	assert_non_null(strstr(failure.message, "are damaged"));
 	assert_non_null(strstr(failure.message, "write all of the"));
 }
@@ -591,7 +595,7 @@ static void assert_image_holds(struct store *store, struct disk *disk, const uin
 	uint32_t number = 0;
 	struct disk *image;
 
-	check(disk_create_image(disk, NULL, &number, &failure), &failure);
+	check(disk_create_image(disk, &no_params, &number, &failure), &failure);
 	assert_true(asprintf(&reference, "d@%" PRIu32, number) > 0);
 	image = open_disk(store, reference, false);
 	assert_holds(image, model, 0, size_bytes);
@@ -707,7 +711,7 @@ static void a_damaged_record_is_not_data(void **state)
 		struct failure failure = {.code = 0};
 		uint32_t number = 0;
 
-		assert_int_equal(disk_create_image(disk, NULL, &number, &failure), -EBADMSG);
+		assert_int_equal(disk_create_image(disk, &no_params, &number, &failure), -EBADMSG);
 		assert_non_null(strstr(failure.message, "its journal is damaged"));
 	}
 	fill_random(model + at + 3000, 3000, seed + 3);
@@ -761,17 +765,130 @@ static void a_disk_has_one_opener_and_images_by_request(void **state)
 	assert_non_null(strstr(failure.message, "test_disk"));
 	failure.code = 0;
 	failure.message[0] = '\0';
-	check(store_request_image(other, "d", "asked for", "test", &number, &failure), &failure);
+	check(store_request_image(other, "d", &(struct store_image_params){.label = "asked for"}, "test", &number, &failure), &failure);
 	assert_int_equal(number, 1);
 	image = open_disk(other, "d@1", false);
 	assert_holds(image, model, 0, MIB);
 	assert_int_equal(disk_write(image, data, 512, 0, 0, NULL), -EROFS);
 	close_disk(image);
 	close_disk(disk);
-	check(store_request_image(other, "d", NULL, "test", &number, &failure), &failure);
+	check(store_request_image(other, "d", &no_params, "test", &number, &failure), &failure);
 	assert_int_equal(number, 2);
 	free(model);
 	store_close(other);
+	store_close(store);
+}
+
+/* ---- the socket by which images are asked for ---- */
+
+static int connect_to_control(void)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	char command[1024];
+	FILE *list;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)snprintf(command, sizeof(command), "ls %s/store/locks/*.socket", scratch.path);
+	list = popen(command, "r");
+	assert_true(fd >= 0 && list != NULL);
+	assert_non_null(fgets(address.sun_path, sizeof(address.sun_path), list));
+	(void)pclose(list);
+	address.sun_path[strcspn(address.sun_path, "\n")] = '\0';
+	assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	return fd;
+}
+
+static void an_image_is_no_better_than_what_is_known_of_its_content(void **state)
+{
+	struct store *store = new_store("store", 64 * KIB, MIB), *other = open_store("store");
+	struct disk *disk = open_disk(store, "d", true);
+	const struct store_image_params fuzzy = {
+		.consistency = STORE_FUZZY, .label = "asked", .details = "{\"fuzzy_because\":\"it was mounted\\n\"}"};
+	struct store_image *images = NULL;
+	struct failure failure = {.code = 0};
+	uint32_t number = 0;
+	size_t count = 0;
+
+	(void)state;
+	check(store_request_image(other, "d", &no_params, "test", &number, &failure), &failure);
+	check(store_request_image(other, "d", &fuzzy, "test", &number, &failure), &failure);
+	check(disk_create_image(disk, &fuzzy, &number, &failure), &failure);
+	close_disk(disk);
+	check(store_request_image(other, "d", &no_params, "test", &number, &failure), &failure);
+	check(store_list_images(store, "d", &images, &count, &failure), &failure);
+	assert_int_equal(count, 4);
+	assert_int_equal(images[0].consistency, STORE_FROZEN);
+	assert_null(images[0].details);
+	for (int i = 1; i < 3; i++) {
+		assert_int_equal(images[i].consistency, STORE_FUZZY);
+		assert_string_equal(images[i].details, fuzzy.details);
+		assert_string_equal(images[i].label, "asked");
+	}
+	assert_int_equal(images[3].consistency, STORE_CLEAN);
+	store_images_free(images, count);
+	store_close(other);
+	store_close(store);
+}
+
+static void requests_that_are_none_are_ignored(void **state)
+{
+	static const char *const requests[] = {"image\n", "image 3 0 \n", "image 0 70000 \n", "image 1 5 \n{}", "image 0 2 a\n{}{}",
+					       "image 0 -1 \n", "remove d\n", "image 0 0 a\0b\n"};
+	struct store *store = new_store("store", 64 * KIB, MIB), *other = open_store("store");
+	struct disk *disk = open_disk(store, "d", true);
+	struct failure failure = {.code = 0};
+	AUTO_FREE char *long_request = malloc(100 * KIB);
+	uint32_t number = 0;
+
+	(void)state;
+	for (size_t i = 0; i <= sizeof(requests) / sizeof(requests[0]); i++) {
+		bool is_long = i == sizeof(requests) / sizeof(requests[0]);
+		size_t len_bytes = is_long ? 100 * KIB : i == 7 ? 14 : strlen(requests[i]);
+		char byte;
+		AUTO_CLOSE int fd = connect_to_control();
+
+		memset(long_request, 'a', 100 * KIB);
+		(void)!send(fd, is_long ? long_request : requests[i], len_bytes, MSG_NOSIGNAL); /* all, or it has hung up */
+		(void)shutdown(fd, SHUT_WR);
+		assert_true(recv(fd, &byte, 1, 0) <= 0); /* hung up, without a word */
+	}
+	check(store_request_image(other, "d", &no_params, "test", &number, &failure), &failure);
+	assert_int_equal(number, 1);
+	close_disk(disk);
+	store_close(other);
+	store_close(store);
+}
+
+static void *drip(void *opaque)
+{
+	const int fd = *(int *)opaque;
+
+	while (send(fd, "i", 1, MSG_NOSIGNAL) == 1)
+		(void)usleep(50000);
+	return NULL;
+}
+
+/* Who says nothing, or one letter at a time, has ten seconds; closing waits for neither. */
+static void who_is_slow_to_ask_holds_up_nobody(void **state)
+{
+	struct store *store = new_store("store", 64 * KIB, MIB);
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct disk *disk = open_disk(store, "d", true);
+		double started = units_monotonic_seconds();
+		pthread_t thread;
+		int fd = connect_to_control();
+
+		if (i == 1)
+			assert_int_equal(pthread_create(&thread, NULL, drip, &fd), 0);
+		(void)usleep(200000);
+		close_disk(disk);
+		assert_true(units_monotonic_seconds() - started < 9);
+		if (i == 1)
+			assert_int_equal(pthread_join(thread, NULL), 0);
+		(void)close(fd);
+	}
 	store_close(store);
 }
 
@@ -849,6 +966,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(requests_out_of_range_are_refused),
 		cmocka_unit_test(a_disk_has_one_opener_and_images_by_request),
+		cmocka_unit_test(an_image_is_no_better_than_what_is_known_of_its_content),
+		cmocka_unit_test(requests_that_are_none_are_ignored),
+		cmocka_unit_test(who_is_slow_to_ask_holds_up_nobody),
 		cmocka_unit_test(a_mirror_is_not_written_by_accident),
 		cmocka_unit_test(large_ranges_cost_what_is_there),
 		cmocka_unit_test(a_torn_record_is_old_or_new),
