@@ -128,12 +128,15 @@ void disk_map_forget_all(struct disk *disk)
 
 /* ------------------------------------------------------------------ content */
 
+static _Atomic unsigned idle_scratches; /* of all disks: each may hold on to some MiB */
+
 int disk_scratch_take(struct disk *disk, struct store_scratch **ret_scratch, struct failure *failure)
 {
 	{
 		WITH_LOCK(&disk->scratch_lock);
 		if (disk->scratch_count > 0) {
 			*ret_scratch = disk->scratches[--disk->scratch_count];
+			idle_scratches--;
 			return 0;
 		}
 	}
@@ -144,8 +147,9 @@ void disk_scratch_give(struct disk *disk, struct store_scratch *scratch)
 {
 	if (scratch != NULL) {
 		WITH_LOCK(&disk->scratch_lock);
-		if (disk->scratch_count < sizeof(disk->scratches) / sizeof(disk->scratches[0])) {
+		if (disk->scratch_count < DISK_SCRATCHES && idle_scratches < DISK_SCRATCHES) {
 			disk->scratches[disk->scratch_count++] = scratch;
+			idle_scratches++;
 			return;
 		}
 	}
@@ -690,6 +694,7 @@ static void release(struct disk *disk)
 	if (disk->journal_fd >= 0)
 		(void)close(disk->journal_fd); /* a folder */
 	disk_stripes_free(disk);
+	idle_scratches -= disk->scratch_count;
 	while (disk->scratch_count > 0)
 		store_scratch_free(disk->scratches[--disk->scratch_count]);
 	for (unsigned i = 0; disk->slots != NULL && i < DISK_MAP_SLOTS; i++) {

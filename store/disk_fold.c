@@ -519,6 +519,16 @@ static void wait_for_work_locked(struct disk *disk)
 	(void)pthread_cond_timedwait(&disk->fold_wanted, &disk->fold_wait_lock, &until);
 }
 
+/* What is pending here may be what keeps other disks from having anything pending. */
+static void commit_for_others_locked(struct disk *disk)
+{
+	if (disk->fold_is_ending || disk->kept_bytes == 0 || disk_kept_by_all() < DISK_KEPT_BY_ALL_MOST_BYTES / 2)
+		return;
+	(void)pthread_mutex_unlock(&disk->fold_wait_lock);
+	(void)disk_commit_pending(disk, NULL); /* who flushes is told why it can't be */
+	(void)pthread_mutex_lock(&disk->fold_wait_lock);
+}
+
 static void *fold_in_background(void *opaque)
 {
 	struct disk *disk = opaque;
@@ -529,6 +539,7 @@ static void *fold_in_background(void *opaque)
 
 		if (!is_worth_folding(disk)) {
 			wait_for_work_locked(disk);
+			commit_for_others_locked(disk);
 			continue;
 		}
 		disk->is_folding = true;

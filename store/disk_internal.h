@@ -28,6 +28,8 @@ enum {
 	DISK_ENTRIES_HARD = 256 << 10,
 	DISK_PENDING_MOST = 1024,	 /* chunks put and not committed: beyond, a writer commits */
 	DISK_KEPT_MOST_BYTES = 16 << 20, /* plain content kept with them */
+	DISK_KEPT_BY_ALL_MOST_BYTES = 64 << 20, /* the same, by all disks of this process: beyond, what is written is committed at once */
+	DISK_SCRATCHES = 64, /* for decoding, that wait for the next one: of a disk, and of all of this process */
 	DISK_LEVEL = 1,
 };
 
@@ -100,7 +102,7 @@ struct disk {
 
 	/* decoding */
 	pthread_mutex_t scratch_lock;
-	struct store_scratch *scratches[64];
+	struct store_scratch *scratches[DISK_SCRATCHES];
 	unsigned scratch_count;
 
 	/* reading ahead */
@@ -172,6 +174,8 @@ struct chunk_state *disk_state_make(struct disk *disk, struct stripe *stripe, ui
 /* Removes it if nothing is left that the catalog doesn't say. */
 void disk_state_tidy(struct disk *disk, struct stripe *stripe, struct chunk_state *state);
 void disk_state_forget_pending(struct disk *disk, struct chunk_state *state);
+void disk_state_set_pending(struct disk *disk, struct chunk_state *state, struct pending_content *content); /* takes it */
+uint64_t disk_kept_by_all(void); /* plain bytes of what is pending in all disks of this process */
 int disk_state_reserve(struct chunk_state *state); /* room for what one disk_state_cover() adds */
 void disk_state_cover(struct disk *disk, struct chunk_state *state, const struct extent *extent);
 /* Drops extents whose place is not behind (file, place_bytes). */

@@ -32,11 +32,26 @@ int disk_stripes_new(struct disk *disk, struct failure *failure)
 	return 0;
 }
 
+static _Atomic uint64_t kept_by_all;
+
+uint64_t disk_kept_by_all(void)
+{
+	return kept_by_all;
+}
+
+static void pending_free(struct pending_content *content)
+{
+	if (content == NULL)
+		return;
+	if (content->plain != NULL)
+		kept_by_all -= content->plain_bytes;
+	free(content->plain);
+	free(content);
+}
+
 static void state_free(struct chunk_state *state)
 {
-	if (state->pending != NULL)
-		free(state->pending->plain);
-	free(state->pending);
+	pending_free(state->pending);
 	free(state->extents);
 	free(state);
 }
@@ -157,10 +172,20 @@ void disk_state_forget_pending(struct disk *disk, struct chunk_state *state)
 		return;
 	if (state->pending->plain != NULL)
 		disk->kept_bytes -= state->pending->plain_bytes;
-	free(state->pending->plain);
-	free(state->pending);
+	pending_free(state->pending);
 	state->pending = NULL;
 	disk->pending_count--;
+}
+
+void disk_state_set_pending(struct disk *disk, struct chunk_state *state, struct pending_content *content)
+{
+	disk_state_forget_pending(disk, state);
+	state->pending = content;
+	disk->pending_count++;
+	if (content->plain != NULL) {
+		disk->kept_bytes += content->plain_bytes;
+		kept_by_all += content->plain_bytes;
+	}
 }
 
 int disk_each_state(struct disk *disk, bool is_locked, int (*visit)(void *opaque, struct chunk_state *state),

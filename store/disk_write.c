@@ -11,7 +11,8 @@
  *
  * Pending content is put, not referenced. Whether the store had it, or another commit of the same store has entered it into the catalog
  * meanwhile: clean-up may take it away until ours refers to it. So its plain bytes are kept until then, at most
- * DISK_KEPT_MOST_BYTES, and are put again when a commit says that something is gone (-ESTALE).
+ * DISK_KEPT_MOST_BYTES, and DISK_KEPT_BY_ALL_MOST_BYTES in all disks of a process, and are put again when a commit says that something is
+ * gone (-ESTALE).
  */
 #include <assert.h>
 #include <errno.h>
@@ -76,13 +77,9 @@ static int set_pending_locked(struct disk *disk, struct stripe *stripe, uint64_t
 		return fail_errno(failure, -ENOMEM, "%s", disk->name);
 	}
 	assert(!state->is_journaled);
-	disk_state_forget_pending(disk, state);
 	*copy = *content;
 	copy->version = ++disk->next_version;
-	state->pending = copy;
-	disk->pending_count++;
-	if (copy->plain != NULL)
-		disk->kept_bytes += copy->plain_bytes;
+	disk_state_set_pending(disk, state, copy);
 	return 0;
 }
 
@@ -389,6 +386,12 @@ int disk_commit_pending_locked(struct disk *disk, struct failure *failure)
 	return commit_pending(disk, true, failure);
 }
 
+/* As other disks have much pending: ours must not add to it. What they have goes as they are flushed, or folded (disk_fold.c). */
+static int commit_if_all_have_much(struct disk *disk, struct failure *failure)
+{
+	return disk_kept_by_all() < DISK_KEPT_BY_ALL_MOST_BYTES ? 0 : disk_commit_pending(disk, failure);
+}
+
 static int commit_if_much(struct disk *disk, struct failure *failure)
 {
 	if (disk->pending_count < DISK_PENDING_MOST && disk->kept_bytes < DISK_KEPT_MOST_BYTES)
@@ -446,6 +449,8 @@ static int change(struct disk *disk, const uint8_t *data, uint64_t len_bytes, ui
 			result = commit_if_much(disk, failure);
 		if (result == 0)
 			result = change_piece(disk, off_bytes / disk->chunk_bytes, into, piece, data, failure);
+		if (result == 0)
+			result = commit_if_all_have_much(disk, failure);
 		if (result < 0)
 			return result;
 		data = data == NULL ? NULL : data + piece;

@@ -25,7 +25,7 @@
 #include "common/cleanup.h"
 #include "common/units.h"
 #include "scratch_folder.h"
-#include "store/disk.h"
+#include "store/disk_internal.h"
 #include "store/store_fake.h"
 
 enum { KIB = 1024, MIB = 1024 * 1024, SECTOR = 512, THREADS = 4 };
@@ -725,6 +725,41 @@ static void a_damaged_record_is_not_data(void **state)
 
 /* ------------------------------------------------------------------ the rest */
 
+/* Disks with large chunks, written side by side and never flushed: what they hold in memory has a bound in all. */
+static void many_disks_have_no_more_pending_than_one_process_may(void **state)
+{
+	enum { DISKS = 12, SIZE = 20 * MIB };
+	struct store *store = new_store("store", MIB, SIZE);
+	struct disk *disks[DISKS];
+	struct failure failure = {.code = 0};
+	AUTO_FREE uint8_t *model = malloc(SIZE);
+	uint64_t most = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < DISKS; i++) {
+		char name[16];
+		const struct store_disk_params params = {.name = name, .size_bytes = SIZE, .sector_bytes = SECTOR};
+
+		(void)snprintf(name, sizeof(name), "many%u", i);
+		check(store_create_disk(store, &params, &failure), &failure);
+		disks[i] = open_disk_with(store, name, true, UINT64_MAX);
+	}
+	fill_random(model, SIZE, seed);
+	for (unsigned chunk = 0; chunk < SIZE / MIB; chunk++)
+		for (unsigned i = 0; i < DISKS; i++) {
+			write_at(disks[i], model + chunk * MIB, MIB, chunk * MIB, 0);
+			most = disk_kept_by_all() > most ? disk_kept_by_all() : most;
+		}
+	assert_true(most > DISK_KEPT_BY_ALL_MOST_BYTES / 2); /* it was put to the test */
+	assert_true(most <= DISK_KEPT_BY_ALL_MOST_BYTES + MIB);
+	for (unsigned i = 0; i < DISKS; i++) {
+		assert_holds(disks[i], model, 0, SIZE);
+		close_disk(disks[i]);
+	}
+	assert_int_equal(disk_kept_by_all(), 0);
+	store_close(store);
+}
+
 static void requests_out_of_range_are_refused(void **state)
 {
 	struct store *store = new_store("store", 64 * KIB, MIB);
@@ -977,6 +1012,7 @@ int main(void)
 		cmocka_unit_test(small_writes_over_damage_hold_up_nothing_else),
 		cmocka_unit_test(discarding_what_is_damaged_mends_it),
 		cmocka_unit_test(a_damaged_record_is_not_data),
+		cmocka_unit_test(many_disks_have_no_more_pending_than_one_process_may),
 		cmocka_unit_test(threads_see_what_they_wrote),
 		cmocka_unit_test(the_fake_store_serves_as_well),
 	};
