@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The disk engine against a model in memory: many threads, each with a part of the disk of its own (what they share are
- * chunks, the journal, the cache, commits and folds), with images and clean-up going on. What a crash leaves is tried
- * on copies of the store's folder.
+ * chunks, the journal, the cache, commits and folds), while images and clones are made and deleted, and what nothing
+ * refers to is cleaned up. The same over clones of clones and overlays. What a crash leaves is tried on copies of the
+ * store's folder.
  *
  * WHERRY_TEST_SEED repeats a run.
  */
@@ -26,6 +27,7 @@
 #include "common/units.h"
 #include "scratch_folder.h"
 #include "store/disk_internal.h"
+#include "store/scratch.h"
 #include "store/store_fake.h"
 
 enum { KIB = 1024, MIB = 1024 * 1024, SECTOR = 512, THREADS = 4 };
@@ -43,8 +45,10 @@ static uint64_t random_number(uint64_t *state, uint64_t below)
 
 static void check(int result, const struct failure *failure)
 {
-	if (result != 0)
-		fail_msg("%d: %s", result, failure->message);
+	if (result == 0)
+		return;
+	(void)fprintf(stderr, "%d: %s\n", result, failure->message); /* of a thread cmocka has nothing to say */
+	fail_msg("%d: %s", result, failure->message);
 }
 
 static char *in_folder(const char *name)
@@ -167,10 +171,82 @@ static void fill(uint64_t *state, uint8_t *data, size_t len_bytes)
 		data[i] = kind == 0 ? 0 : kind == 1 ? (uint8_t)(i / 100) : (uint8_t)random_number(state, 256);
 }
 
+static void fill_random(uint8_t *data, size_t len_bytes, uint64_t from)
+{
+	for (size_t i = 0; i < len_bytes; i++)
+		data[i] = (uint8_t)random_number(&from, 256);
+}
+
 /* ------------------------------------------------------------------ many threads */
 
-struct worker {
+/* What is written to: a live disk, or an overlay over an image of one. */
+struct target {
 	struct disk *disk;
+	struct scratch *scratch; /* or NULL */
+};
+
+static void target_write(const struct target *target, const void *data, size_t len_bytes, uint64_t off_bytes, unsigned flags)
+{
+	struct failure failure = {.code = 0};
+
+	if (target->scratch != NULL)
+		check(scratch_write(target->scratch, data, len_bytes, off_bytes, &failure), &failure);
+	else
+		write_at(target->disk, data, len_bytes, off_bytes, flags);
+}
+
+static void target_zero(const struct target *target, uint64_t len_bytes, uint64_t off_bytes, unsigned flags)
+{
+	struct failure failure = {.code = 0};
+
+	if (target->scratch != NULL)
+		check(scratch_zero(target->scratch, len_bytes, off_bytes, &failure), &failure);
+	else
+		zero_at(target->disk, len_bytes, off_bytes, flags);
+}
+
+static void assert_target_holds(const struct target *target, const uint8_t *model, uint64_t off_bytes, uint64_t len_bytes)
+{
+	struct failure failure = {.code = 0};
+	AUTO_FREE uint8_t *read = NULL;
+
+	if (target->scratch == NULL) {
+		assert_holds(target->disk, model, off_bytes, len_bytes);
+		return;
+	}
+	read = malloc(len_bytes + 1);
+	assert_non_null(read);
+	check(scratch_read(target->scratch, read, len_bytes, off_bytes, &failure), &failure);
+	if (memcmp(read, model + off_bytes, len_bytes) != 0)
+		fail_msg("an overlay holds something else at %" PRIu64 ", %" PRIu64 " bytes", off_bytes, len_bytes);
+}
+
+static int check_piece(void *opaque, uint64_t off_bytes, uint64_t len_bytes, bool is_hole, bool is_zero)
+{
+	uint8_t **at = opaque;
+
+	assert_true(len_bytes > 0);
+	assert_true(!is_hole || is_zero);
+	for (uint64_t i = 0; is_zero && i < len_bytes; i++)
+		assert_int_equal(at[0][off_bytes + i], 0);
+	at[1] += len_bytes;
+	return 0;
+}
+
+static void assert_extents(const struct target *target, uint8_t *model, uint64_t off_bytes, uint64_t len_bytes)
+{
+	struct failure failure = {.code = 0};
+	uint8_t *at[] = {model, model};
+
+	if (target->scratch != NULL)
+		check(scratch_extents(target->scratch, off_bytes, len_bytes, check_piece, at, &failure), &failure);
+	else
+		check(disk_extents(target->disk, off_bytes, len_bytes, check_piece, at, &failure), &failure);
+	assert_int_equal(at[1] - at[0], len_bytes);
+}
+
+struct worker {
+	struct target target;
 	uint8_t *model; /* of the whole disk; this one's part is [first, end) */
 	uint64_t first, end;
 	uint64_t random;
@@ -198,42 +274,21 @@ static void one_step(struct worker *worker, uint8_t *data)
 	case 2:
 	case 3:
 		fill(&worker->random, data, len);
-		write_at(worker->disk, data, len, off, flags);
+		target_write(&worker->target, data, len, off, flags);
 		memcpy(worker->model + off, data, len);
 		break;
 	case 4:
-		zero_at(worker->disk, len, off, flags | (random_number(&worker->random, 2) == 0 ? DISK_TRIM : 0));
+		target_zero(&worker->target, len, off, flags | (random_number(&worker->random, 2) == 0 ? DISK_TRIM : 0));
 		memset(worker->model + off, 0, len);
 		break;
 	case 5:
-		if (random_number(&worker->random, 6) == 0)
-			flush(worker->disk);
+		if (worker->target.scratch == NULL && random_number(&worker->random, 6) == 0)
+			flush(worker->target.disk);
 		break;
 	default:
-		assert_holds(worker->disk, worker->model, off, len);
+		assert_target_holds(&worker->target, worker->model, off, len);
 		break;
 	}
-}
-
-struct cleaner {
-	struct store *store;
-	atomic_bool stop;
-	pthread_t thread;
-};
-
-/* Removes what nothing refers to, as soon as it can. */
-static void *clean_up(void *opaque)
-{
-	struct cleaner *cleaner = opaque;
-
-	while (!cleaner->stop) {
-		struct store_clean_report report;
-		struct failure failure = {.code = 0};
-
-		check(store_clean(cleaner->store, &(struct store_clean_params){.doing = "test"}, &report, &failure), &failure);
-		(void)usleep(20000);
-	}
-	return NULL;
 }
 
 static void *work(void *opaque)
@@ -247,88 +302,336 @@ static void *work(void *opaque)
 	return NULL;
 }
 
-static int check_piece(void *opaque, uint64_t off_bytes, uint64_t len_bytes, bool is_hole, bool is_zero)
-{
-	uint8_t **at = opaque;
+/* A set of threads, each with a part of its own. */
+struct crew {
+	struct worker workers[THREADS];
+};
 
-	assert_true(len_bytes > 0);
-	assert_true(!is_hole || is_zero);
-	for (uint64_t i = 0; is_zero && i < len_bytes; i++)
-		assert_int_equal(at[0][off_bytes + i], 0);
-	at[1] += len_bytes;
-	return 0;
+static void crew_start(struct crew *crew, const struct target *target, uint8_t *model, uint64_t size_bytes, uint64_t random,
+		       unsigned steps)
+{
+	for (unsigned i = 0; i < THREADS; i++) {
+		crew->workers[i] = (struct worker){.target = *target,
+						   .model = model,
+						   .first = size_bytes * i / THREADS,
+						   .end = size_bytes * (i + 1) / THREADS,
+						   .random = seed * 31 + random * THREADS + i,
+						   .steps = steps};
+		assert_int_equal(pthread_create(&crew->workers[i].thread, NULL, work, &crew->workers[i]), 0);
+	}
 }
 
-static void assert_extents(struct disk *disk, uint8_t *model, uint64_t off_bytes, uint64_t len_bytes)
+static void crew_finish(struct crew *crew)
 {
-	struct failure failure = {.code = 0};
-	uint8_t *at[] = {model, model};
-
-	check(disk_extents(disk, off_bytes, len_bytes, check_piece, at, &failure), &failure);
-	assert_int_equal(at[1] - at[0], len_bytes);
+	for (unsigned i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_join(crew->workers[i].thread, NULL), 0);
 }
 
-static void many_threads_and_a_model(struct store *store, uint64_t size_bytes, unsigned rounds, unsigned steps)
+/* ---- what goes on in the store meanwhile ---- */
+
+static void clean(struct store *store)
 {
-	AUTO_FREE uint8_t *model = calloc(1, size_bytes);
-	struct disk *disk = open_disk(store, "d", true);
-	struct cleaner cleaner = {.store = store};
+	struct store_clean_report report;
 	struct failure failure = {.code = 0};
 
-	assert_non_null(model);
-	assert_int_equal(pthread_create(&cleaner.thread, NULL, clean_up, &cleaner), 0);
-	for (unsigned round = 0; round < rounds; round++) {
-		struct worker workers[THREADS];
-		AUTO_FREE char *reference = NULL;
-		struct disk *image;
-		uint32_t number = 0;
+	check(store_clean(store, &(struct store_clean_params){.doing = "test"}, &report, &failure), &failure);
+}
 
-		for (unsigned i = 0; i < THREADS; i++) {
-			workers[i] = (struct worker){.disk = disk,
-						     .model = model,
-						     .first = size_bytes * i / THREADS,
-						     .end = size_bytes * (i + 1) / THREADS,
-						     .random = seed * 31 + round * THREADS + i,
-						     .steps = steps};
-			assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+static struct store_reference reference_of(const char *text)
+{
+	struct store_reference reference;
+	struct failure failure = {.code = 0};
+
+	check(store_parse_reference(text, &reference, &failure), &failure);
+	return reference;
+}
+
+static void assert_same_content(struct store *store, const char *first, const char *second)
+{
+	struct disk *disks[] = {open_disk(store, first, false), open_disk(store, second, false)};
+	struct failure failure = {.code = 0};
+	AUTO_FREE uint8_t *read = malloc(2 * MIB);
+
+	assert_int_equal(disk_size(disks[0]), disk_size(disks[1]));
+	for (uint64_t at = 0; at < disk_size(disks[0]); at += MIB) {
+		size_t len_bytes = disk_size(disks[0]) - at < MIB ? (size_t)(disk_size(disks[0]) - at) : MIB;
+
+		check(disk_read(disks[0], read, len_bytes, at, &failure), &failure);
+		check(disk_read(disks[1], read + MIB, len_bytes, at, &failure), &failure);
+		if (memcmp(read, read + MIB, len_bytes) != 0)
+			fail_msg("%s and %s differ at %" PRIu64, first, second, at);
+	}
+	close_disk(disks[0]);
+	close_disk(disks[1]);
+}
+
+/* Makes images of a disk that is being written to, clones of them and clones of these, and deletes them all; cleans up. */
+struct meddler {
+	struct store *store;
+	const char *name; /* of the disk */
+	_Atomic(struct disk *) disk; /* NULL: it is closed just now */
+	pthread_mutex_t lock; /* held while the disk is used */
+	uint64_t random;
+	unsigned images;
+	atomic_bool stop;
+	pthread_t thread;
+};
+
+static uint32_t meddler_image(struct meddler *meddler)
+{
+	struct failure failure = {.code = 0};
+	uint32_t number = 0;
+	WITH_LOCK(&meddler->lock);
+
+	if (meddler->disk != NULL)
+		check(disk_create_image(meddler->disk, &no_params, &number, &failure), &failure);
+	return number;
+}
+
+/* A clone of the image, written to, an image of that, and a clone of that one. */
+static void clone_twice(struct meddler *meddler, const char *image)
+{
+	struct failure failure = {.code = 0};
+	char clone[64], clone_image[80], second[80];
+	struct store_reference reference = reference_of(image);
+	uint8_t data[3000];
+	struct store_disk *disks = NULL;
+	struct disk *disk;
+	uint32_t number = 0;
+	uint64_t freed;
+	size_t count = 0;
+
+	(void)snprintf(clone, sizeof(clone), "%s-clone", meddler->name);
+	(void)snprintf(clone_image, sizeof(clone_image), "%s@1", clone);
+	(void)snprintf(second, sizeof(second), "%s-2", clone);
+	check(store_clone_disk(meddler->store, &reference, clone, &failure), &failure);
+	assert_same_content(meddler->store, image, clone);
+	check(store_list_disks(meddler->store, clone, &disks, &count, &failure), &failure);
+	/* else the image shows nothing, or just what lies below */
+	if (disks[0].parent != NULL && strcmp(disks[0].parent, image) == 0)
+		assert_int_equal(store_delete_image(meddler->store, meddler->name, reference.number, false, &freed, NULL),
+				 -EBUSY);
+	store_disks_free(disks, count);
+	disk = open_disk(meddler->store, clone, true);
+	fill_random(data, sizeof(data), meddler->random);
+	write_at(disk, data, sizeof(data), random_number(&meddler->random, disk_size(disk) - sizeof(data)), 0);
+	check(disk_create_image(disk, &no_params, &number, &failure), &failure);
+	close_disk(disk);
+	reference = reference_of(clone_image);
+	check(store_clone_disk(meddler->store, &reference, second, &failure), &failure);
+	assert_same_content(meddler->store, clone_image, second);
+	check(store_remove_disk(meddler->store, second, false, &failure), &failure);
+	check(store_remove_disk(meddler->store, clone, false, &failure), &failure);
+}
+
+static void *meddle(void *opaque)
+{
+	struct meddler *meddler = opaque;
+
+	while (!meddler->stop) {
+		struct failure failure = {.code = 0};
+		uint32_t number = meddler_image(meddler);
+		char image[80];
+		uint64_t freed;
+
+		if (number > 0) {
+			(void)snprintf(image, sizeof(image), "%s@%" PRIu32, meddler->name, number);
+			if (random_number(&meddler->random, 2) == 0)
+				clone_twice(meddler, image);
+			check(store_delete_image(meddler->store, meddler->name, number, false, &freed, &failure), &failure);
+			meddler->images++;
 		}
-		check(disk_create_image(disk, &(struct store_image_params){.label = "between"}, &number, &failure), &failure);
-		for (unsigned i = 0; i < THREADS; i++)
-			assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
-		assert_holds(disk, model, 0, size_bytes);
-		assert_extents(disk, model, 0, size_bytes);
-		assert_extents(disk, model, size_bytes / 3, size_bytes / 5);
-		check(disk_create_image(disk, &no_params, &number, &failure), &failure);
-		assert_true(asprintf(&reference, "d@%" PRIu32, number) > 0);
-		image = open_disk(store, reference, false);
-		assert_holds(image, model, 0, size_bytes);
-		close_disk(image);
+		clean(meddler->store);
+		(void)usleep(20000);
+	}
+	return NULL;
+}
+
+static void meddler_start(struct meddler *meddler, struct store *store, const char *name)
+{
+	*meddler = (struct meddler){.store = store, .name = name, .random = seed};
+	(void)pthread_mutex_init(&meddler->lock, NULL);
+	assert_int_equal(pthread_create(&meddler->thread, NULL, meddle, meddler), 0);
+}
+
+static void meddler_finish(struct meddler *meddler)
+{
+	meddler->stop = true;
+	assert_int_equal(pthread_join(meddler->thread, NULL), 0);
+	assert_true(meddler->images > 0);
+	(void)pthread_mutex_destroy(&meddler->lock);
+}
+
+static void meddler_has(struct meddler *meddler, struct disk *disk)
+{
+	WITH_LOCK(&meddler->lock);
+
+	meddler->disk = disk;
+}
+
+static void assert_new_image_holds(struct store *store, const char *name, struct disk *disk, const uint8_t *model,
+				   uint64_t size_bytes)
+{
+	struct failure failure = {.code = 0};
+	AUTO_FREE char *reference = NULL;
+	struct disk *image;
+	uint32_t number = 0;
+
+	check(disk_create_image(disk, &no_params, &number, &failure), &failure);
+	assert_true(asprintf(&reference, "%s@%" PRIu32, name, number) > 0);
+	image = open_disk(store, reference, false);
+	assert_holds(image, model, 0, size_bytes);
+	close_disk(image);
+}
+
+/* The model is of what is there at first, and of what is there in the end. */
+static void many_threads_and_a_model(struct store *store, const char *name, uint8_t *model, uint64_t size_bytes,
+				     unsigned rounds, unsigned steps)
+{
+	struct target target = {.disk = open_disk(store, name, true)};
+	struct meddler meddler;
+
+	assert_holds(target.disk, model, 0, size_bytes);
+	meddler_start(&meddler, store, name);
+	meddler_has(&meddler, target.disk);
+	for (unsigned round = 0; round < rounds; round++) {
+		struct crew crew;
+
+		crew_start(&crew, &target, model, size_bytes, round, steps);
+		crew_finish(&crew);
+		assert_holds(target.disk, model, 0, size_bytes);
+		assert_extents(&target, model, 0, size_bytes);
+		assert_extents(&target, model, size_bytes / 3, size_bytes / 5);
+		assert_new_image_holds(store, name, target.disk, model, size_bytes);
 		if (round % 2 == 1) {
-			close_disk(disk);
-			disk = open_disk(store, "d", true);
-			assert_holds(disk, model, 0, size_bytes);
+			meddler_has(&meddler, NULL);
+			close_disk(target.disk);
+			target.disk = open_disk(store, name, true);
+			assert_holds(target.disk, model, 0, size_bytes);
+			meddler_has(&meddler, target.disk);
 		}
 	}
-	cleaner.stop = true;
-	assert_int_equal(pthread_join(cleaner.thread, NULL), 0);
-	close_disk(disk);
-	disk = open_disk(store, "d", false);
-	assert_holds(disk, model, 0, size_bytes);
-	close_disk(disk);
+	meddler_finish(&meddler);
+	close_disk(target.disk);
+	target.disk = open_disk(store, name, false);
+	assert_holds(target.disk, model, 0, size_bytes);
+	close_disk(target.disk);
+}
+
+static void assert_deep_check_is_clean(struct store *store)
+{
+	struct failure failure = {.code = 0};
+	struct store_check_report report = {.chunks = 0};
+
+	check(store_check(store, &(struct store_check_params){.deep = true}, &report, &failure), &failure);
+	assert_true(report.is_clean);
+	store_check_report_free(&report);
 }
 
 static void threads_see_what_they_wrote(void **state)
 {
 	const uint64_t size_bytes = 24 * MIB + 5 * SECTOR;
 	struct store *store = new_store("store", 64 * KIB, size_bytes);
-	struct failure failure = {.code = 0};
-	struct store_check_report report = {.chunks = 0};
+	AUTO_FREE uint8_t *model = calloc(1, size_bytes);
 
 	(void)state;
-	many_threads_and_a_model(store, size_bytes, HAS_SANITIZER ? 2 : 4, HAS_SANITIZER ? 100 : 300);
-	check(store_check(store, &(struct store_check_params){.deep = true}, &report, &failure), &failure);
-	assert_true(report.is_clean);
-	store_check_report_free(&report);
+	many_threads_and_a_model(store, "d", model, size_bytes, HAS_SANITIZER ? 2 : 4, HAS_SANITIZER ? 100 : 300);
+	assert_deep_check_is_clean(store);
+	store_close(store);
+}
+
+/* The newest image becomes a disk. */
+static void clone_newest(struct store *store, const char *disk, const char *clone, char ret_image[80])
+{
+	struct failure failure = {.code = 0};
+	struct store_image *images = NULL;
+	struct store_reference reference;
+	size_t count = 0;
+
+	check(store_list_images(store, disk, &images, &count, &failure), &failure);
+	assert_true(count > 0);
+	(void)snprintf(ret_image, 80, "%s@%" PRIu32, disk, images[count - 1].number);
+	store_images_free(images, count);
+	reference = reference_of(ret_image);
+	check(store_clone_disk(store, &reference, clone, &failure), &failure);
+}
+
+static void assert_disk_holds(struct store *store, const char *name, const uint8_t *model, uint64_t size_bytes)
+{
+	struct disk *disk = open_disk(store, name, false);
+
+	assert_holds(disk, model, 0, size_bytes);
+	close_disk(disk);
+}
+
+/* Two overlays over one image, and the disk that the image is of, all written to at once. */
+static void overlays_and_their_disk(struct store *store, const char *image_name, const char *disk_name_text,
+				    uint8_t *model, uint64_t size_bytes, unsigned steps)
+{
+	enum { OVERLAYS = 2 };
+	struct disk *image = open_disk(store, image_name, false);
+	struct target targets[OVERLAYS + 1] = {{.disk = open_disk(store, disk_name_text, true)}};
+	struct crew crews[OVERLAYS + 1];
+	uint8_t *models[OVERLAYS + 1] = {malloc(size_bytes), malloc(size_bytes), malloc(size_bytes)};
+	struct failure failure = {.code = 0};
+	struct meddler meddler;
+
+	meddler_start(&meddler, store, disk_name_text);
+	meddler_has(&meddler, targets[0].disk);
+	for (unsigned i = 0; i <= OVERLAYS; i++) {
+		memcpy(models[i], model, size_bytes);
+		if (i > 0) {
+			targets[i].disk = image;
+			check(scratch_new(image, scratch.path, &targets[i].scratch, &failure), &failure);
+		}
+		crew_start(&crews[i], &targets[i], models[i], size_bytes, 100 + i, steps);
+	}
+	for (unsigned i = 0; i <= OVERLAYS; i++)
+		crew_finish(&crews[i]);
+	meddler_finish(&meddler);
+	for (unsigned i = 0; i <= OVERLAYS; i++) {
+		assert_target_holds(&targets[i], models[i], 0, size_bytes);
+		assert_extents(&targets[i], models[i], 0, size_bytes);
+		scratch_free(targets[i].scratch);
+	}
+	close_disk(targets[0].disk);
+	assert_holds(image, model, 0, size_bytes);
+	close_disk(image);
+	memcpy(model, models[0], size_bytes);
+	for (unsigned i = 0; i <= OVERLAYS; i++)
+		free(models[i]);
+}
+
+static void clones_of_clones_and_overlays_go_their_own_ways(void **state)
+{
+	const uint64_t size_bytes = 9 * MIB + 3 * SECTOR;
+	const unsigned rounds = HAS_SANITIZER ? 1 : 2, steps = HAS_SANITIZER ? 60 : 150;
+	static const char *const names[] = {"d", "clone", "clone-of-clone"};
+	struct store *store = new_store("store", 16 * KIB, size_bytes);
+	uint8_t *models[3], *first = malloc(size_bytes);
+	char images[3][80] = {""};
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++) {
+		models[i] = calloc(1, size_bytes);
+		assert_non_null(models[i]);
+		if (i > 0) {
+			memcpy(models[i], models[i - 1], size_bytes);
+			clone_newest(store, names[i - 1], names[i], images[i - 1]);
+			assert_disk_holds(store, names[i], models[i], size_bytes);
+		}
+		many_threads_and_a_model(store, names[i], models[i], size_bytes, rounds, steps);
+	}
+	memcpy(first, models[1], size_bytes);
+	overlays_and_their_disk(store, images[1], names[1], models[1], size_bytes, steps);
+	for (unsigned i = 0; i < 3; i++)
+		assert_disk_holds(store, names[i], models[i], size_bytes);
+	assert_disk_holds(store, images[0], models[0], size_bytes);
+	assert_disk_holds(store, images[1], first, size_bytes);
+	assert_deep_check_is_clean(store);
+	for (unsigned i = 0; i < 3; i++)
+		free(models[i]);
+	free(first);
 	store_close(store);
 }
 
@@ -338,6 +641,7 @@ static void the_fake_store_serves_as_well(void **state)
 	const struct store_disk_params params = {.name = "d", .size_bytes = size_bytes, .sector_bytes = SECTOR};
 	struct failure failure = {.code = 0};
 	AUTO_FREE char *files = in_folder("files");
+	AUTO_FREE uint8_t *model = calloc(1, size_bytes);
 	struct store *store = NULL;
 
 	(void)state;
@@ -345,7 +649,7 @@ static void the_fake_store_serves_as_well(void **state)
 	assert_int_equal(store_fake_new(&(struct store_fake_options){.chunk_bytes = 16 * KIB}, &store), 0);
 	assert_int_equal(store_fake_set_files(store, files), 0);
 	check(store_create_disk(store, &params, &failure), &failure);
-	many_threads_and_a_model(store, size_bytes, 2, HAS_SANITIZER ? 60 : 150);
+	many_threads_and_a_model(store, "d", model, size_bytes, 2, HAS_SANITIZER ? 60 : 150);
 	store_close(store);
 }
 
@@ -371,7 +675,7 @@ static void what_was_flushed_survives_a_crash(void **state)
 	struct disk *disk =
 		open_disk_with(store, "d", true, UINT64_MAX); /* a copy takes time: nobody may write meanwhile */
 	struct failure failure = {.code = 0};
-	struct worker worker = {.disk = disk, .model = model, .end = size_bytes, .random = seed, .steps = 40};
+	struct worker worker = {.target = {.disk = disk}, .model = model, .end = size_bytes, .random = seed, .steps = 40};
 
 	(void)state;
 	assert_true(flushed != NULL && model != NULL && read != NULL);
@@ -550,12 +854,6 @@ static void flip_where(const char *store_name, const char *files, const uint8_t 
 	assert_int_equal(pwrite(fd, &byte, 1, at + 40), 1);
 }
 
-static void fill_random(uint8_t *data, size_t len_bytes, uint64_t from)
-{
-	for (size_t i = 0; i < len_bytes; i++)
-		data[i] = (uint8_t)random_number(&from, 256);
-}
-
 static uint64_t journal_length(const char *store_name)
 {
 	char command[1024];
@@ -586,20 +884,6 @@ static void assert_no_image(struct disk *disk)
 	assert_int_equal(disk_create_image(disk, &no_params, &number, &failure), -EBADMSG);
 	assert_non_null(strstr(failure.message, "are damaged"));
 	assert_non_null(strstr(failure.message, "write all of the"));
-}
-
-static void assert_image_holds(struct store *store, struct disk *disk, const uint8_t *model, uint64_t size_bytes)
-{
-	struct failure failure = {.code = 0};
-	AUTO_FREE char *reference = NULL;
-	uint32_t number = 0;
-	struct disk *image;
-
-	check(disk_create_image(disk, &no_params, &number, &failure), &failure);
-	assert_true(asprintf(&reference, "d@%" PRIu32, number) > 0);
-	image = open_disk(store, reference, false);
-	assert_holds(image, model, 0, size_bytes);
-	close_disk(image);
 }
 
 /* A disk of which this chunk is damaged. */
@@ -665,7 +949,7 @@ static void small_writes_over_damage_hold_up_nothing_else(void **state)
 	/* all of it anew */
 	fill_random(model + at, 64 * KIB, seed + 2);
 	write_at(disk, model + at, 64 * KIB, at, 0);
-	assert_image_holds(store, disk, model, size_bytes);
+	assert_new_image_holds(store, "d", disk, model, size_bytes);
 	close_disk(disk);
 	assert_int_equal(journal_length("store"), 0);
 	store_close(store);
@@ -683,7 +967,7 @@ static void discarding_what_is_damaged_mends_it(void **state)
 	assert_no_image(disk);
 	memset(model + at, 0, 64 * KIB);
 	zero_at(disk, 64 * KIB, at, DISK_TRIM);
-	assert_image_holds(store, disk, model, size_bytes);
+	assert_new_image_holds(store, "d", disk, model, size_bytes);
 	close_disk(disk);
 	store_close(store);
 }
@@ -717,7 +1001,7 @@ static void a_damaged_record_is_not_data(void **state)
 	fill_random(model + at + 3000, 3000, seed + 3);
 	write_at(disk, model + at + 3000, 3000, at + 3000, 0);
 	assert_holds(disk, model, 0, size_bytes);
-	assert_image_holds(store, disk, model, size_bytes);
+	assert_new_image_holds(store, "d", disk, model, size_bytes);
 	close_disk(disk);
 	assert_int_equal(journal_length("store"), 0);
 	store_close(store);
@@ -1014,6 +1298,7 @@ int main(void)
 		cmocka_unit_test(a_damaged_record_is_not_data),
 		cmocka_unit_test(many_disks_have_no_more_pending_than_one_process_may),
 		cmocka_unit_test(threads_see_what_they_wrote),
+		cmocka_unit_test(clones_of_clones_and_overlays_go_their_own_ways),
 		cmocka_unit_test(the_fake_store_serves_as_well),
 	};
 
