@@ -466,6 +466,7 @@ int segment_writer_rewind(struct segment_writer *writer, uint64_t off_bytes, str
 	if (fdatasync(writer->fd) != 0)
 		return writer_fail(writer, -errno, "sync", failure);
 	start_at(writer, block_bytes);
+	set_direct(writer, false); /* the next write begins in the middle of a block */
 	writer->written_bytes = off_bytes;
 	writer->buffered_bytes = 0;
 	return 0;
