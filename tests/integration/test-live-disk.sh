@@ -5,7 +5,7 @@
 # timeout: 400
 . "$(dirname "$0")/functions.sh"
 
-requires nbdkit nbdcopy nbdinfo qemu-img qemu-io jq cmp
+requires nbdkit nbdcopy nbdinfo qemu-img qemu-io jq cmp strace
 PLUGIN=$WHERRY_BUILD/nbdplugin/nbdkit-wherry-plugin.so
 [[ -e $PLUGIN ]] || skip "no plugin: nbdkit-plugin-dev was not there when it was built"
 MIB=$((1024 * 1024))
@@ -134,6 +134,54 @@ if ((EUID == 0)) && [[ -e /dev/loop-control ]]; then
 	expect_exit 0 wherry check --deep
 	unmount small
 fi
+
+say "no room in just the journal, the segments, or the catalog: the same"
+is_traced() {
+	[[ $(sed -n 's/^TracerPid:\s*//p' /proc/"$NBD_PID"/status) != 0 ]]
+}
+# small FROM: seventy writes of 60 KiB, each to a part of a chunk of its own: more than the journal has room for ahead.
+small() {
+	local i
+	for ((i = 0; i < 70; i++)); do
+		printf 'write -P %s %sk 60k\n' "$((1 + i))" $((($1 + i) * 64))
+	done
+}
+large() {
+	printf 'write -P 0x77 %sk 640k\n' $(($1 * 64))
+}
+for full in journal segments catalog; do
+	WHERRY_STORE=$WORK/full-$full
+	make_store
+	expect_exit 0 wherry create live 64M
+	start_nbdkit "$PLUGIN" store="$WHERRY_STORE" disk=live
+	start qemu-io -f raw -c "sleep 90000" "$NBD_URI" >/dev/null # the disk stays open
+	client=$PID
+	{ large 0 && small 16 | head -n 3 && echo flush; } | qemu-io -f raw "$NBD_URI" >written.out
+	! grep -q "failed\|error" written.out || die "$(cat written.out)"
+	case $full in
+	journal) files=("$(find "$WHERRY_STORE/journal" -name '*.wj')") ;;
+	segments) files=("$(find "$WHERRY_STORE/segments" -name '*.seg')") ;;
+	catalog) files=("$WHERRY_STORE/catalog.db-wal") ;;
+	esac
+	[[ -s ${files[0]} ]] || die "no file of the $full"
+	start strace -f -qq -o /dev/null -p "$NBD_PID" -P "${files[0]}" -e trace=pwrite64,fallocate \
+		-e inject=pwrite64,fallocate:error=ENOSPC:when=1+
+	tracer=$PID
+	wait_until 20 is_traced
+	{ large 300 && small 400 && echo flush; } | qemu-io -f raw "$NBD_URI" >full.out 2>&1 || true
+	grep -q "No space left on device" full.out || die "the $full is full, and nobody is told: $(tail -n 3 full.out)"
+	! grep -q "Input/output error" full.out
+	stop_process "$tracer"
+	{ large 600 && small 700 && echo flush; } | qemu-io -f raw "$NBD_URI" >after.out 2>&1
+	! grep -q "failed\|rror" after.out || die "there is room in the $full, and: $(grep "failed\|rror" after.out)"
+	{ large 0 && small 16 | head -n 3 && large 600 && small 700; } | sed 's/^write/read/' |
+		qemu-io -f raw -r "$NBD_URI" >read.out 2>&1
+	! grep -q "failed\|rror" read.out || die "lost when there was no room in the $full: $(grep "failed\|rror" read.out)"
+	stop_process "$client"
+	stop_process "$NBD_PID"
+	expect_exit 0 wherry check --deep
+	rm -rf "$WHERRY_STORE"
+done
 
 say "damage is an error for what is damaged, and for nothing else"
 WHERRY_STORE=$WORK/store

@@ -4,6 +4,7 @@
  */
 #include "unit_test.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -96,10 +97,14 @@ static void append(struct journal *journal, unsigned number)
 
 static void clear_folder(void)
 {
-	char command[512];
+	DIR *folder = opendir(scratch.path);
+	struct dirent *entry;
 
-	(void)snprintf(command, sizeof(command), "rm -f %s/*.wj", scratch.path);
-	assert_int_equal(system(command), 0);
+	assert_non_null(folder);
+	while ((entry = readdir(folder)) != NULL)
+		if (entry->d_name[0] != '.')
+			assert_int_equal(unlinkat(dirfd(folder), entry->d_name, 0), 0);
+	(void)closedir(folder);
 }
 
 /* The newest file, as it is; or as it shall be. */
@@ -161,9 +166,11 @@ static void records_come_back_in_order_over_several_files(void **state)
 	journal_close(journal);
 }
 
-/* The last record is cut off, or overwritten with zeros, from each of its bytes on; and behind it nothing is replayed
- * later. */
-static void a_torn_end_loses_nothing_before_it(void **state)
+/*
+ * Record `last`, the last one, is cut off, or overwritten with zeros, from each of its bytes on, or has a bit changed there; and
+ * behind it nothing is replayed later. With `is_synced` all before it is flushed, so that it stands in a block of its own.
+ */
+static void tear_last_record(unsigned last, bool is_synced)
 {
 	AUTO_CLOSE int fd = open_fd();
 	struct journal *journal = NULL;
@@ -171,17 +178,21 @@ static void a_torn_end_loses_nothing_before_it(void **state)
 	AUTO_FREE uint8_t *whole = NULL;
 	AUTO_FREE char *path = NULL;
 	unsigned count = 0;
-	size_t len_bytes, end, last_start;
+	size_t len_bytes, end, last_start, payload_bytes;
 
-	(void)state;
 	clear_folder();
 	assert_int_equal(try_open(fd, &count, &journal, &failure), 0);
-	for (unsigned i = 0; i < 5; i++)
+	for (unsigned i = 0; i < last; i++)
 		append(journal, i);
+	if (is_synced)
+		assert_int_equal(journal_sync(journal, &failure), 0);
 	path = newest_path(journal_newest_file(journal));
 	last_start = (size_t)journal_bytes(journal);
-	append(journal, 5);
+	assert_true(!is_synced || last_start % 4096 == 0);
+	append(journal, last);
+	payload_bytes = records[last].is_zero ? 0 : (size_t)records[last].len_bytes;
 	end = (size_t)journal_bytes(journal);
+	assert_true(end >= last_start + 56 + payload_bytes);
 	journal_close(journal);
 	len_bytes = load(path, &whole);
 	for (size_t cut = last_start; cut <= end; cut += HAS_SANITIZER && cut + 7 <= end ? 7 : 1)
@@ -195,19 +206,75 @@ static void a_torn_end_loses_nothing_before_it(void **state)
 			else if (way == 2 && !is_whole)
 				torn[cut] ^= 1;
 			/* what fills a record up to a multiple of eight means nothing */
-			is_whole = is_whole || cut >= last_start + 56 + records[5].len_bytes ||
+			is_whole = is_whole || cut >= last_start + 56 + payload_bytes ||
 				   (way == 1 && memcmp(torn, whole, len_bytes) == 0);
 			clear_folder();
 			save(path, torn, way == 0 ? cut : len_bytes);
 			assert_int_equal(try_open(fd, &count, &journal, &failure), 0);
-			assert_int_equal(count, is_whole ? 6 : 5);
+			assert_int_equal(count, last + is_whole);
 			/* another record in its place, in a file of its own */
 			append(journal, count);
 			journal_close(journal);
 			assert_int_equal(try_open(fd, &count, &journal, &failure), 0);
-			assert_int_equal(count, is_whole ? 7 : 6);
+			assert_int_equal(count, last + is_whole + 1);
 			journal_close(journal);
 		}
+}
+
+static void a_torn_write_loses_nothing_before_it(void **state)
+{
+	(void)state;
+	tear_last_record(5, false);
+	tear_last_record(5, true);
+}
+
+static void a_torn_zero_loses_nothing_before_it(void **state)
+{
+	(void)state;
+	tear_last_record(8, false);
+	tear_last_record(8, true);
+}
+
+/* A byte of its file changes, whichever: what is read is what was written, or an error. */
+static void what_changes_in_a_file_is_not_read(void **state)
+{
+	AUTO_CLOSE int fd = open_fd();
+	struct journal *journal = NULL;
+	struct failure failure = {.code = 0};
+	AUTO_FREE char *path = NULL;
+	const unsigned number = 9;
+	struct journal_place place = {.file = 0};
+	unsigned count = 0, refused = 0;
+
+	(void)state;
+	clear_folder();
+	assert_int_equal(try_open(fd, &count, &journal, &failure), 0);
+	for (unsigned i = 0; i < number; i++)
+		append(journal, i);
+	place = (struct journal_place){.off_bytes = (uint32_t)journal_bytes(journal) + 56};
+	append(journal, number);
+	place.file = journal_newest_file(journal);
+	path = newest_path(place.file);
+	AUTO_CLOSE int file = open(path, O_RDWR | O_CLOEXEC);
+	for (uint32_t at = place.off_bytes - 56; at < place.off_bytes + records[number].len_bytes; at++) {
+		uint8_t byte, changed, read[MOST_BYTES];
+
+		assert_int_equal(pread(file, &byte, 1, at), 1);
+		changed = byte ^ 64;
+		assert_int_equal(pwrite(file, &changed, 1, at), 1);
+		for (uint32_t into = 0; into < 60; into += 59) {
+			size_t want = records[number].len_bytes - into * 2;
+			int result = journal_read(journal, place, into, read, want, NULL);
+
+			assert_true(result == 0 || result == -EBADMSG);
+			refused += result != 0;
+			for (size_t i = 0; result == 0 && i < want; i++)
+				assert_int_equal(read[i], byte_of(number, into + i));
+		}
+		assert_int_equal(pwrite(file, &byte, 1, at), 1);
+	}
+	assert_int_equal(refused, 2 * (56 + records[number].len_bytes));
+	journal_close(journal);
 }
 
 static void files_of_another_disk_or_in_pieces_are_refused(void **state)
@@ -272,7 +339,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(records_come_back_in_order_over_several_files),
-		cmocka_unit_test(a_torn_end_loses_nothing_before_it),
+		cmocka_unit_test(a_torn_write_loses_nothing_before_it),
+		cmocka_unit_test(a_torn_zero_loses_nothing_before_it),
+		cmocka_unit_test(what_changes_in_a_file_is_not_read),
 		cmocka_unit_test(files_of_another_disk_or_in_pieces_are_refused),
 	};
 
