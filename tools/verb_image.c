@@ -249,7 +249,9 @@ const struct verb verb_image = {
 		       "The image is as far to be trusted as what the last round read: fuzzy where that round is not "
 		       "finished, or "
 		       "left nothing that says how its source was. That of a clone which no round wrote is as far to be trusted "
-		       "as the image it was made of.",
+		       "as the image it was made of.\n\n"
+		       "Where a part of a damaged range was written to, no image can be made until all of it was written or "
+		       "discarded: the error names it.",
 	.argument_count = 1,
 	.arguments = {{.name = "DISK", .kind = ARGUMENT_DISK}},
 	.option_count = 1,

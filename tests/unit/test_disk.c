@@ -972,6 +972,36 @@ static void discarding_what_is_damaged_mends_it(void **state)
 	store_close(store);
 }
 
+/* Marked by a repair, and stored once more for another disk. */
+static void content_that_comes_back_mends_what_is_damaged(void **state)
+{
+	const uint64_t size_bytes = MIB, at = 3 * 64 * KIB;
+	const struct store_disk_params params = {.name = "other", .size_bytes = MIB, .sector_bytes = SECTOR};
+	AUTO_FREE uint8_t *model = malloc(size_bytes);
+	struct store *store = store_with_damage(model, size_bytes, at);
+	struct disk *disk = open_disk_with(store, "d", true, UINT64_MAX), *other;
+	struct store_check_report report = {.chunks = 0};
+	struct failure failure = {.code = 0};
+	AUTO_FREE uint8_t *former = malloc(64 * KIB);
+
+	(void)state;
+	memcpy(former, model + at, 64 * KIB);
+	fill_random(model + at + 512, 512, seed + 4);
+	write_at(disk, model + at + 512, 512, at + 512, DISK_FUA);
+	assert_no_image(disk);
+	check(store_check(store, &(struct store_check_params){.deep = true, .repair = true}, &report, &failure), &failure);
+	assert_int_equal(report.repair.waiting_chunks, 1);
+	store_check_report_free(&report);
+	check(store_create_disk(store, &params, &failure), &failure);
+	other = open_disk(store, "other", true);
+	write_at(other, former, 64 * KIB, 0, DISK_FUA);
+	close_disk(other);
+	assert_new_image_holds(store, "d", disk, model, size_bytes);
+	close_disk(disk);
+	assert_deep_check_is_clean(store);
+	store_close(store);
+}
+
 /* What changes in the journal's file after it was written there is never returned, nor does it become content. */
 static void a_damaged_record_is_not_data(void **state)
 {
@@ -1295,6 +1325,7 @@ int main(void)
 		cmocka_unit_test(what_was_flushed_survives_a_crash),
 		cmocka_unit_test(small_writes_over_damage_hold_up_nothing_else),
 		cmocka_unit_test(discarding_what_is_damaged_mends_it),
+		cmocka_unit_test(content_that_comes_back_mends_what_is_damaged),
 		cmocka_unit_test(a_damaged_record_is_not_data),
 		cmocka_unit_test(many_disks_have_no_more_pending_than_one_process_may),
 		cmocka_unit_test(threads_see_what_they_wrote),
