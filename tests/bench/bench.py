@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import random
 import re
 import shutil
 import signal
@@ -20,10 +19,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
-MIB = 1 << 20
-GIB = 1 << 30
+import bench_nbd
+from bench_common import (GIB, MIB, NOBODYS, OURS, THEIRS, AimsTable, Words, bar_chart, end_group, fail, forget_pages,
+                          load_pages, machine_files, mib, number, processor, put_into_docs, say, write_file)
+
 BLOCK = 4096
 CHUNK = 65536
 EXT4_OFFSET = MIB
@@ -32,59 +32,11 @@ NAMES = {"wherry": "wherry", "restic": "restic", "borg": "borg, fixed 64K", "bor
          "qemu-img": "qemu-img", "casync": "casync", "rsync": "rsync", "limit": "the limit", "read": "just reading"}
 
 
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-def fail(text):
-    say(f"bench: {text}")
-    sys.exit(1)
-
-
 # ---------------------------------------------------------------- the disk
 
-class Words:
-    """Text that shrinks like text, and bytes that don't shrink, from one seed."""
-
-    def __init__(self, seed):
-        self.random = random.Random(seed)
-        words = ["".join(self.random.choices("etaoinshrdlucmfwypvbgkjqxz", range(26, 0, -1), k=self.random.randint(2, 11)))
-                 for _ in range(4000)]
-        weights = [1 / (i + 1) for i in range(len(words))]
-        self.lines = [" ".join(self.random.choices(words, weights, k=self.random.randint(4, 18))) for _ in range(20000)]
-
-    def text(self, size):
-        parts, total = [], 0
-        while total < size:
-            line = f"{self.random.getrandbits(32):08x} {self.random.choice(self.lines)}\n"
-            parts.append(line)
-            total += len(line)
-        return "".join(parts).encode()[:size]
-
-    def noise(self, size):
-        return self.random.randbytes(size)
-
-
-def write_file(path, size, make):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
-        while size > 0:
-            piece = min(size, 4 * MIB)
-            file.write(make(piece))
-            size -= piece
-
-
 def copy_machine_files(folder, size, choice):
-    """Programs, libraries, documents and code of this machine, in an order that the seed says."""
-    paths = []
-    for top in ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/share", "/usr/include", "/usr/local"):
-        for where, folders, files in os.walk(top):
-            folders.sort()
-            paths.extend(os.path.join(where, name) for name in files)
-    paths.sort()
-    choice.shuffle(paths)
     left = size
-    for number, path in enumerate(paths):
+    for number, path in enumerate(machine_files(choice)):
         try:
             if os.path.islink(path) or not os.path.isfile(path):
                 continue
@@ -234,29 +186,6 @@ def stored_bytes(path):
         return os.path.getsize(path)
     return sum(os.path.getsize(os.path.join(where, name)) for where, _, names in os.walk(path) for name in names
                if (where, name) != (path, "reserve"))  # wherry's: 40 MiB for hard times, whatever the store holds
-
-
-def forget_pages(path):
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def load_pages(path):
-    with open(path, "rb", buffering=0) as file:
-        while file.read(4 * MIB):
-            pass
-
-
-def end_group(process):
-    """The command and all that it started: SIGTERM, and SIGKILL for what is there after ten seconds."""
-    for attempt in range(200):
-        try:
-            os.killpg(process.pid, signal.SIGKILL if attempt == 100 else signal.SIGTERM if attempt == 0 else 0)
-        except ProcessLookupError:
-            return
-        process.poll()
-        time.sleep(0.1)
 
 
 class Bench:
@@ -450,23 +379,12 @@ def versions(wherry):
             continue
 
 
-def processor():
-    with open("/proc/cpuinfo") as file:
-        found = re.search(r"model name\s*:\s*(.*)", file.read())
-    return f"{found.group(1) if found else platform.machine()}, {os.cpu_count()} cores"
-
-
-def measure(options):
+def measure_rounds(options, data):
     size = options.size * MIB
     parent = os.environ.get("TMPDIR", "/var/tmp")
     # disk, its changed copy, rsync's copy, and half a disk in each of five stores, twice
     need = size * 6 + size * options.images // 8
-    free = shutil.disk_usage(parent).free
-    if free < need:
-        fail(f"{parent}: {need / GIB:.1f} GiB of free space are needed, {free / GIB:.1f} GiB are there; "
-             "say TMPDIR=… for another place, or --quick")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(130))
+    check_room(parent, need)
     say(f"seed {options.seed}")
     with tempfile.TemporaryDirectory(prefix="wherry-bench.", dir=parent) as work:
         bench = Bench(work, options)
@@ -475,9 +393,8 @@ def measure(options):
         disk = make_disk(work, size, words)
         layout = Layout(disk, size)
         layout.write_ranges(f"{work}/ranges")
-        data = {"size": size, "used": layout.used_bytes(), "seed": options.seed, "repeat": 0, "images": options.images,
-                "processor": processor(), "kernel": platform.release().split("-")[0],
-                "versions": dict(versions(options.wherry)), "rows": bench.rows}
+        data.update(size=size, used=layout.used_bytes(), seed=options.seed, repeat=0, images=options.images,
+                    versions=dict(versions(options.wherry)), rows=bench.rows)
         for _ in range(options.repeat):
             subprocess.run(["cp", "--sparse=always", disk, f"{work}/changed.img"], check=True)
             layout.change(f"{work}/changed.img", words)
@@ -493,7 +410,31 @@ def measure(options):
         if options.images > 0:
             say(f"{options.images} images")
             bench.series(layout, words, options.images)
-        return data
+
+
+def check_room(folder, need):
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        fail(f"{folder}: {need / GIB:.1f} GiB of free space are needed, {free / GIB:.1f} GiB are there; "
+             "say TMPDIR=… for another place, or --quick")
+
+
+def measure_nbd(options, data):
+    parent = os.environ.get("TMPDIR", "/var/tmp")
+    check_room(parent, options.nbd_size * MIB * bench_nbd.ROOM)
+    with tempfile.TemporaryDirectory(prefix="wherry-bench.", dir=parent) as work:
+        bench_nbd.measure(work, options, data.setdefault("nbd", {}), lambda: save(options, data))
+
+
+def measure(options):
+    data = {"processor": processor(), "kernel": platform.release().split("-")[0]}
+    for number_of_signal in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number_of_signal, lambda *_: sys.exit(130))
+    if options.rounds:
+        measure_rounds(options, data)
+    if options.nbd:
+        measure_nbd(options, data)
+    return data
 
 
 def save(options, data):
@@ -516,14 +457,6 @@ class Results:
     def programs(self, phase, cache):
         found = [key.split("/")[2] for key in self.rows if key.startswith(f"{phase}/{cache}/")]
         return [program for program in NAMES if program in found]
-
-
-def number(value, digits=2):
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def mib(value):
-    return "" if value is None else f"{value / MIB:.0f}"
 
 
 PHASES = (("first", "First round", ("warm", "cold")), ("same", "Nothing changed", ("warm", "cold")),
@@ -562,13 +495,10 @@ def series_table(results):
     return lines + [""]
 
 
-class Aims:
+class Aims(AimsTable):
     def __init__(self, results):
+        super().__init__()
         self.results = results
-        self.lines = ["| Aim | Measured | |", "|---|---|---|"]
-
-    def add(self, aim, measured, is_met):
-        self.lines.append(f"| {aim} | {measured} | {'met' if is_met else '**missed**'} |")
 
     def faster(self, phase, cache, program, least, what):
         ours, theirs = self.results.of(phase, cache, "wherry"), self.results.of(phase, cache, program)
@@ -633,28 +563,16 @@ class Aims:
 
 
 def chart(results, phase, title, caches):
-    """Bars of wall seconds, one below the other; readable on light and dark pages."""
-    bars = [(f"{NAMES[program]}{', ' + cache if len(caches) > 1 else ''}", results.of(phase, cache, program), program)
+    colours = {"wherry": OURS, "limit": NOBODYS, "read": NOBODYS}
+    bars = [(f"{NAMES[program]}{', ' + cache if len(caches) > 1 else ''}", results.of(phase, cache, program),
+             colours.get(program, THEIRS))
             for program in NAMES for cache in caches if results.of(phase, cache, program) is not None]
-    most = max((wall for _, wall, _ in bars), default=0) or 1
-    height = 40 + 22 * len(bars)
-    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" width="720" height="{height}" '
-             f'font-family="sans-serif" font-size="13" role="img" aria-label="{title}: wall seconds">',
-             f'<rect width="720" height="{height}" fill="#ffffff"/>',
-             f'<text x="10" y="22" font-weight="bold" fill="#222222">{title}: seconds, less is better</text>']
-    for index, (name, wall, program) in enumerate(bars):
-        y = 34 + 22 * index
-        colour = {"wherry": "#1f6fb4", "limit": "#8a8a8a", "read": "#8a8a8a"}.get(program, "#d69a4c")
-        lines += [f'<text x="220" y="{y + 14}" text-anchor="end" fill="#222222">{name}</text>',
-                  f'<rect x="228" y="{y + 2}" width="{max(wall / most * 410, 1):.1f}" height="16" fill="{colour}"/>',
-                  f'<text x="{234 + wall / most * 410:.1f}" y="{y + 14}" fill="#222222">{wall:.2f}</text>']
-    return "\n".join(lines + ["</svg>", ""])
+    return bar_chart(title, "seconds, less is better", bars)
 
 
 def write_report(results, folder, charts):
     """The tables as Markdown; the charts as files in folder/charts."""
     data = results.data
-    os.makedirs(os.path.join(folder, charts), exist_ok=True)
     lines = [f"A disk of {data['size'] / GIB:g} GiB, {data['used'] / GIB:.2f} GiB of it in use; medians of {data['repeat']}; "
              f"seed {data['seed']}. {data['processor']}, Linux {data['kernel']}. " +
              ", ".join(f"{program} {version}" for program, version in data["versions"].items()) + ".", ""]
@@ -673,15 +591,13 @@ def write_report(results, folder, charts):
     return "\n".join(lines)
 
 
-def update_docs(results, docs):
-    path = os.path.join(docs, "benchmarks.md")
-    with open(path) as file:
-        text = file.read()
-    head, rest = text.split("<!-- results of tools/bench -->\n", 1)
-    tail = rest.split("<!-- end of results -->\n", 1)[1]
-    report = write_report(results, docs, "benchmarks")
-    with open(path, "w") as file:
-        file.write(f"{head}<!-- results of tools/bench -->\n\n{report}\n<!-- end of results -->\n{tail}")
+def write_reports(data, folder, charts, take):
+    """Charts go into folder/charts; take() gets the tables of each part that there are results of."""
+    os.makedirs(os.path.join(folder, charts), exist_ok=True)
+    if "rows" in data:
+        take("results of tools/bench", write_report(Results(data), folder, charts))
+    if "nbd" in data:
+        take("results of tools/bench over NBD", bench_nbd.write_report(data, folder, charts))
 
 
 def parse_arguments():
@@ -689,17 +605,23 @@ def parse_arguments():
     parser = argparse.ArgumentParser(prog="tools/bench", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--size", type=int)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int)
     parser.add_argument("--seed", type=int, default=4711)
     parser.add_argument("--only", default=",".join(PEERS))
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--warm-only", action="store_true")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only-nbd", dest="rounds", action="store_false")
+    which.add_argument("--no-nbd", dest="nbd", action="store_false")
     parser.add_argument("--output", default=os.path.join(root, "build", "benchmarks"))
     parser.add_argument("--update-docs", action="store_true")
     parser.add_argument("--from", dest="results")
     options = parser.parse_args()
     options.root = root
     options.size = options.size or (1024 if options.quick else 8192)
+    options.nbd_size = min(max(options.size // 4, 512), options.size)
+    options.nbd_repeat = (2 if options.quick else 3) if options.repeat is None else options.repeat
+    options.repeat = 3 if options.repeat is None else options.repeat
     if options.size < 64 or options.repeat < 1 or options.images < 0:
         parser.error("--size is at least 64, --repeat at least 1")
     options.only = [] if options.only == "none" else options.only.split(",")
@@ -719,13 +641,11 @@ def main():
     else:
         data = measure(options)
     save(options, data)
-    results = Results(data)
-    report = write_report(results, options.output, "charts")
     with open(os.path.join(options.output, "benchmarks.md"), "w") as file:
-        file.write(report)
-    print(report)
+        write_reports(data, options.output, "charts", lambda mark, report: (file.write(report), print(report)))
     if options.update_docs:
-        update_docs(results, os.path.join(options.root, "docs"))
+        docs = os.path.join(options.root, "docs")
+        write_reports(data, docs, "benchmarks", lambda mark, report: put_into_docs(docs, mark, report))
 
 
 if __name__ == "__main__":
