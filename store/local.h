@@ -6,6 +6,7 @@
  *   write_lock    the writing catalog handle, the segment being appended to; held over a whole commit
  *   pending_lock  chunks put and not committed yet; short
  *   pool_lock     idle catalog handles for reading; short
+ *   places_lock   of a view: where chunks were found; short
  * None is held while a caller's code runs. Between processes: leases (lease.h), then the catalog's lock (catalog.h), which is taken inside write_lock.
  */
 #ifndef WHERRY_STORE_LOCAL_H
@@ -78,6 +79,8 @@ struct local_view {
 	bool has_base;	     /* something may show through from an image */
 	char *lease_name;
 	struct lease lease;
+	pthread_mutex_t places_lock;
+	struct local_places *places; /* under it: where chunks were found; NULL: none remembered */
 };
 
 static inline struct local_store *local_of(struct store *store)
@@ -89,6 +92,8 @@ static inline struct local_view *local_view_of(struct store_view *view)
 {
 	return (struct local_view *)view;
 }
+
+void local_places_free(struct local_places *places); /* local_view.c; NULL is fine */
 
 static inline void scratch_free_at(struct store_scratch **scratch)
 {

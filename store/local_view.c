@@ -42,6 +42,8 @@ static void view_free(struct local_view *view)
 	lease_release(&view->lease);
 	free(view->lease_name);
 	free(view->base.name);
+	local_places_free(view->places);
+	(void)pthread_mutex_destroy(&view->places_lock); /* nobody reads any more */
 	explicit_bzero(view->base.fingerprint_key, sizeof(view->base.fingerprint_key));
 	free(view);
 }
@@ -149,6 +151,7 @@ int local_view_open(struct store *store, const struct store_reference *reference
 	view->base.store = store;
 	view->base.mode = mode;
 	view->lease = LEASE_NONE;
+	(void)pthread_mutex_init(&view->places_lock, NULL); /* doesn't fail on Linux with default attributes */
 	result = pooled_reader_open(&reader, failure);
 	if (result == 0)
 		result = local_find_disk(reader.catalog, reference->disk, &disk, failure);
@@ -249,61 +252,72 @@ int local_view_next_page(struct store_view *store_view, uint64_t from_page, uint
 }
 
 /*
- * Places of chunks, as a thread that reads on has met them. A look-up costs an SQLite transaction, for only that says
- * whether what is remembered still holds (6 µs; a chunk is decompressed in 30). But places hold by themselves: ids and
- * segment numbers are never used again, and a record stays where it is until its segment is removed. So a remembered
- * place is tried, and whatever goes wrong with it leads to a look-up. While anything is lost nothing is remembered: what an
- * earlier check found damaged must stay so without a second read.
+ * Places of chunks, as readers of this view have met them. A look-up costs an SQLite transaction, for only that says
+ * whether what is remembered still holds (6 µs, and readers hold each other up; a chunk is decompressed in 30). But places
+ * hold by themselves: ids and segment numbers are never used again, and a record stays where it is until its segment is
+ * removed. So a remembered place is tried, and whatever goes wrong with it leads to a look-up. While anything is lost nothing
+ * is remembered: what an earlier check found damaged must stay so without a second read. They are the view's: nobody rebuilds
+ * the catalog, after which ids may mean something else, while there is a lease.
  */
-enum { HINT_PAGES = 8 };
+enum { PLACE_PAGES = 4096 }; /* 4 MiB of content each, 6 MiB of memory for all */
 
-struct place_hints {
-	uint64_t serial; /* of the store they are of */
-	struct {
-		uint64_t number; /* of the page, + 1; 0: none */
-		struct catalog_location chunks[CATALOG_CHUNK_PAGE_ENTRIES];
-	} pages[HINT_PAGES];
+struct place_page {
+	uint64_t number;
+	struct catalog_location chunks[CATALOG_CHUNK_PAGE_ENTRIES];
 };
 
-static struct catalog_location *hinted_place(struct local_store *local, struct store_scratch *scratch, store_chunk chunk)
-{
-	struct place_hints *hints = scratch->hints;
-	uint64_t page = chunk / CATALOG_CHUNK_PAGE_ENTRIES;
-	struct catalog_location *place;
+struct local_places {
+	struct place_page *pages[PLACE_PAGES]; /* owned */
+};
 
-	if (hints == NULL || hints->serial != local->base.serial || hints->pages[page % HINT_PAGES].number != page + 1)
-		return NULL;
-	place = &hints->pages[page % HINT_PAGES].chunks[chunk % CATALOG_CHUNK_PAGE_ENTRIES];
-	return place->stored_bytes != 0 ? place : NULL;
+void local_places_free(struct local_places *places)
+{
+	for (unsigned i = 0; places != NULL && i < PLACE_PAGES; i++)
+		free(places->pages[i]);
+	free(places);
 }
 
-/* Best effort: without memory, or with anything lost, there are no hints. */
-static void remember_places(struct local_store *local, struct catalog *catalog, struct store_scratch *scratch,
-			    store_chunk chunk)
+static bool remembered_place(struct local_view *view, store_chunk chunk, struct catalog_location *ret_place)
 {
-	struct place_hints *hints = scratch->hints;
-	uint64_t page = chunk / CATALOG_CHUNK_PAGE_ENTRIES;
+	uint64_t number = chunk / CATALOG_CHUNK_PAGE_ENTRIES;
+	const struct place_page *page;
+	WITH_LOCK(&view->places_lock);
+
+	page = view->places == NULL ? NULL : view->places->pages[number % PLACE_PAGES];
+	if (page == NULL || page->number != number)
+		return false;
+	*ret_place = page->chunks[chunk % CATALOG_CHUNK_PAGE_ENTRIES];
+	return ret_place->stored_bytes != 0;
+}
+
+/* Best effort: without memory, or with anything lost, they are not remembered. */
+static void remember_places(struct local_view *view, struct catalog *catalog, store_chunk chunk)
+{
+	AUTO_FREE struct place_page *page = malloc(sizeof(*page));
+	struct place_page **at;
 	bool any_lost = true;
 
-	if (hints == NULL)
-		hints = scratch->hints = calloc(1, sizeof(*hints));
-	if (hints == NULL)
-		return;
 	(void)catalog_lost_any(catalog, &any_lost, NULL);
-	if (hints->serial != local->base.serial || any_lost)
-		memset(hints, 0, sizeof(*hints));
-	hints->serial = local->base.serial;
-	if (any_lost)
+	if (page == NULL || (!any_lost && catalog_chunk_get_page(catalog, chunk, page->chunks, NULL) < 0))
 		return;
-	hints->pages[page % HINT_PAGES].number = 0;
-	if (catalog_chunk_get_page(catalog, chunk, hints->pages[page % HINT_PAGES].chunks, NULL) == 0)
-		hints->pages[page % HINT_PAGES].number = page + 1;
+	page->number = chunk / CATALOG_CHUNK_PAGE_ENTRIES;
+	WITH_LOCK(&view->places_lock);
+	if (any_lost) {
+		local_places_free(take_ptr(view->places));
+		return;
+	}
+	if (view->places == NULL)
+		view->places = calloc(1, sizeof(*view->places));
+	if (view->places == NULL)
+		return;
+	at = &view->places->pages[page->number % PLACE_PAGES];
+	free(*at);
+	*at = take_ptr(page);
 }
 
-static int locate(struct local_store *local, struct store_scratch *scratch, store_chunk chunk,
-		  struct catalog_location *ret_location, struct failure *failure)
+static int locate(struct local_view *view, store_chunk chunk, struct catalog_location *ret_location, struct failure *failure)
 {
-	POOLED_READER(reader, local);
+	POOLED_READER(reader, local_of(view->base.store));
 	bool is_lost = false;
 	int result = pooled_reader_open(&reader, failure);
 
@@ -317,7 +331,7 @@ static int locate(struct local_store *local, struct store_scratch *scratch, stor
 	if (result < 0)
 		return result;
 	if (!is_lost) {
-		remember_places(local, reader.catalog, scratch, chunk);
+		remember_places(view, reader.catalog, chunk);
 		return 0;
 	}
 	if (ret_location->segment == CATALOG_NO_SEGMENT)
@@ -380,20 +394,19 @@ static int read_record_at(struct local_store *local, const struct catalog_locati
  * The record of a chunk. Clean-up may take it elsewhere between the look at its place and the read, and then removes the file. Numbers of segments
  * are never used again, so that nothing else can be met there; whoever finds the file gone looks again.
  */
-static int read_record(struct local_store *local, struct store_scratch *scratch, store_chunk chunk,
+static int read_record(struct local_view *view, struct store_scratch *scratch, store_chunk chunk,
 		       struct catalog_location *ret_location, struct record_header *ret_header, struct failure *failure)
 {
+	struct local_store *local = local_of(view->base.store);
 	struct catalog_location location = { .segment = 0 };
-	const struct catalog_location *hinted = hinted_place(local, scratch, chunk);
 
-	if (hinted != NULL && read_record_at(local, hinted, ret_header, scratch->stored, NULL) == 0) {
-		*ret_location = *hinted;
+	if (remembered_place(view, chunk, ret_location) &&
+	    read_record_at(local, ret_location, ret_header, scratch->stored, NULL) == 0)
 		return 0;
-	}
 	for (;;) {
 		uint32_t segment = location.segment;
 		struct failure why = { .code = 0 };
-		int result = locate(local, scratch, chunk, &location, failure);
+		int result = locate(view, chunk, &location, failure);
 
 		if (result < 0)
 			return result;
@@ -409,14 +422,13 @@ static int read_record(struct local_store *local, struct store_scratch *scratch,
 int local_view_read_chunk(struct store_view *view, struct store_scratch *scratch, store_chunk chunk, void *plain,
 			  uint32_t plain_bytes, bool deep, struct failure *failure)
 {
-	struct local_store *local = local_of(view->store);
 	struct catalog_location location;
 	struct record_header header;
 	int result;
 
 	if ((chunk & PROVISIONAL_CHUNK) != 0 || chunk == 0)
 		return fail(failure, -EINVAL, "chunk %llx: not committed", (unsigned long long)chunk);
-	result = read_record(local, scratch, chunk, &location, &header, failure);
+	result = read_record(local_view_of(view), scratch, chunk, &location, &header, failure);
 	if (result < 0)
 		return result;
 	return decode(scratch, &header, &location, plain, plain_bytes, deep, failure);

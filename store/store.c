@@ -912,7 +912,6 @@ void store_scratch_free(struct store_scratch *scratch)
 {
 	if (scratch == NULL)
 		return;
-	free(scratch->hints);
 	hasher_free(scratch->hasher);
 	codec_free(scratch->codec);
 	free(scratch->stored);

@@ -131,7 +131,6 @@ struct store_scratch {
 	struct hasher *hasher;
 	struct codec *codec;
 	uint8_t *stored; /* RECORD_STORED_MOST_BYTES */
-	void *hints;	 /* what the store likes to remember between two calls; freed with free() */
 };
 
 #endif
