@@ -299,20 +299,6 @@ int chunk_cache_get(struct chunk_cache *cache, const struct store *store, store_
 	return 0;
 }
 
-struct cached_chunk *chunk_cache_find(struct chunk_cache *cache, const struct store *store, store_chunk chunk,
-				      uint32_t plain_bytes)
-{
-	uint64_t hash = mix(store->serial, chunk, plain_bytes);
-	struct shard *shard = shard_of(cache, hash);
-	WITH_LOCK(&shard->lock);
-	struct cached_chunk *entry = *place_of(shard, hash, store->serial, chunk, plain_bytes);
-
-	if (entry == NULL || entry->state != ENTRY_READY)
-		return NULL;
-	pin(shard, entry);
-	return entry;
-}
-
 const uint8_t *cached_chunk_plain(const struct cached_chunk *chunk)
 {
 	return chunk->plain;
@@ -336,19 +322,4 @@ bool chunk_cache_has(struct chunk_cache *cache, const struct store *store, store
 	WITH_LOCK(&shard->lock);
 
 	return *place_of(shard, hash, store->serial, chunk, plain_bytes) != NULL;
-}
-
-void chunk_cache_keep(struct chunk_cache *cache, const struct store *store, store_chunk chunk, const void *plain,
-		      uint32_t plain_bytes)
-{
-	bool is_ours = false;
-	struct cached_chunk *entry = find_or_insert(cache, store->serial, chunk, plain_bytes, &is_ours);
-
-	if (entry == NULL)
-		return;
-	if (is_ours) {
-		memcpy(entry->plain, plain, plain_bytes);
-		finish_loading(shard_of(cache, mix(store->serial, chunk, plain_bytes)), entry, true);
-	}
-	chunk_cache_put(cache, entry);
 }

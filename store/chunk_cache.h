@@ -21,18 +21,11 @@ typedef int chunk_load(void *opaque, store_chunk chunk, void *plain, uint32_t pl
  */
 int chunk_cache_get(struct chunk_cache *cache, const struct store *store, store_chunk chunk, uint32_t plain_bytes,
 		    chunk_load *load, void *opaque, struct cached_chunk **ret_chunk, struct failure *failure);
-/* The same if it is in memory already, else NULL. */
-struct cached_chunk *chunk_cache_find(struct chunk_cache *cache, const struct store *store, store_chunk chunk,
-				      uint32_t plain_bytes);
 const uint8_t *cached_chunk_plain(const struct cached_chunk *chunk);
 void chunk_cache_put(struct chunk_cache *cache, struct cached_chunk *chunk); /* NULL is fine */
 
 /* Is it there, or on its way? Just a look. */
 bool chunk_cache_has(struct chunk_cache *cache, const struct store *store, store_chunk chunk, uint32_t plain_bytes);
-
-/* Keeps a copy of what was just written. Without memory it doesn't. */
-void chunk_cache_keep(struct chunk_cache *cache, const struct store *store, store_chunk chunk, const void *plain,
-		      uint32_t plain_bytes);
 
 uint64_t chunk_cache_bytes(const struct chunk_cache *cache); /* how much it may hold */
 

@@ -168,22 +168,14 @@ static int load_chunk(void *opaque, store_chunk chunk, void *plain, uint32_t pla
 	return result;
 }
 
-static int copy_chunk(struct disk *disk, uint64_t index, store_chunk chunk, bool is_pending, uint32_t off_bytes,
-		      uint32_t len_bytes, void *buffer, struct failure *failure)
+static int copy_chunk(struct disk *disk, uint64_t index, store_chunk chunk, uint32_t off_bytes, uint32_t len_bytes,
+		      void *buffer, struct failure *failure)
 {
 	uint32_t plain_bytes = disk_chunk_length(disk, index);
 	struct cached_chunk *cached = NULL;
 	struct failure cause = {.code = 0};
-	int result = 0;
+	int result = chunk_cache_get(disk->cache, disk->store, chunk, plain_bytes, load_chunk, disk, &cached, &cause);
 
-	if (is_pending) {
-		cached = chunk_cache_find(disk->cache, disk->store, chunk, plain_bytes);
-		if (cached == NULL)
-			return -EAGAIN;
-	} else {
-		result = chunk_cache_get(disk->cache, disk->store, chunk, plain_bytes, load_chunk, disk, &cached,
-					 &cause);
-	}
 	if (result == -EBADMSG)
 		return fail(failure, result, "%s: %u bytes at %llu are damaged: %s", disk->name, plain_bytes,
 			    (unsigned long long)(index * disk->chunk_bytes), cause.message);
@@ -235,23 +227,35 @@ static int read_extents(struct disk *disk, const struct chunk_state *state, uint
 	return result;
 }
 
+/* What is pending, or else what the map says. */
+static int read_below_extents(struct disk *disk, const struct chunk_state *state, uint64_t index, uint32_t off_bytes,
+			      uint32_t len_bytes, void *buffer, struct failure *failure)
+{
+	const struct pending_content *pending = state == NULL ? NULL : state->pending;
+	store_chunk chunk = 0;
+	int result = 0;
+
+	if (pending != NULL && pending->kind == STORE_MAP_CHUNK) {
+		memcpy(buffer, pending->plain + off_bytes, len_bytes);
+		return 0;
+	}
+	if (pending == NULL)
+		result = disk_map_chunk(disk, index, &chunk, failure);
+	if (result < 0)
+		return result;
+	if (chunk != 0)
+		return copy_chunk(disk, index, chunk, off_bytes, len_bytes, buffer, failure);
+	memset(buffer, 0, len_bytes);
+	return 0;
+}
+
 int disk_read_piece_locked(struct disk *disk, const struct chunk_state *state, uint64_t index, uint32_t off_bytes,
 			   uint32_t len_bytes, void *buffer, struct failure *failure)
 {
-	store_chunk chunk = 0;
-	bool is_pending = state != NULL && state->pending != NULL;
 	int result = 0;
 
-	if (state == NULL || state->extent_count == 0 || !extents_cover(state, off_bytes, len_bytes)) {
-		if (is_pending)
-			chunk = state->pending->kind == STORE_MAP_CHUNK ? state->pending->chunk : 0;
-		else
-			result = disk_map_chunk(disk, index, &chunk, failure);
-		if (result == 0 && chunk == 0)
-			memset(buffer, 0, len_bytes);
-		else if (result == 0)
-			result = copy_chunk(disk, index, chunk, is_pending, off_bytes, len_bytes, buffer, failure);
-	}
+	if (state == NULL || state->extent_count == 0 || !extents_cover(state, off_bytes, len_bytes))
+		result = read_below_extents(disk, state, index, off_bytes, len_bytes, buffer, failure);
 	if (result == 0 && state != NULL)
 		result = read_extents(disk, state, off_bytes, len_bytes, buffer, failure);
 	return result;
@@ -266,17 +270,10 @@ static int read_piece(struct disk *disk, uint64_t index, uint32_t off_bytes, uin
 	if (!disk->is_writable)
 		return disk_read_piece_locked(disk, NULL, index, off_bytes, len_bytes, buffer, failure);
 	stripe = disk_stripe(disk, index);
-	for (;;) {
-		(void)pthread_rwlock_rdlock(&stripe->lock);
-		result = disk_read_piece_locked(disk, disk_state_find(stripe, index), index, off_bytes, len_bytes,
-						buffer, failure);
-		(void)pthread_rwlock_unlock(&stripe->lock);
-		if (result != -EAGAIN)
-			return result;
-		result = disk_commit_pending(disk, failure);
-		if (result < 0)
-			return result;
-	}
+	(void)pthread_rwlock_rdlock(&stripe->lock);
+	result = disk_read_piece_locked(disk, disk_state_find(stripe, index), index, off_bytes, len_bytes, buffer, failure);
+	(void)pthread_rwlock_unlock(&stripe->lock);
+	return result;
 }
 
 /* ------------------------------------------------------------------ reading ahead */
@@ -676,6 +673,7 @@ static struct disk *allocate(struct store *store, struct chunk_cache *cache)
 	(void)pthread_mutex_init(&disk->ahead_lock, NULL);
 	(void)pthread_cond_init(&disk->ahead_came, NULL);
 	(void)pthread_mutex_init(&disk->put_lock, NULL);
+	(void)pthread_mutex_init(&disk->spare_lock, NULL);
 	(void)pthread_mutex_init(&disk->commit_lock, NULL);
 	(void)pthread_mutex_init(&disk->fold_lock, NULL);
 	(void)pthread_mutex_init(&disk->fold_wait_lock, NULL);

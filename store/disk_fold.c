@@ -185,7 +185,6 @@ static int read_content(struct batch *batch, struct folded *chunk, struct failur
 					batch->plain, failure);
 	if (!batch->is_locked)
 		(void)pthread_rwlock_unlock(&stripe->lock);
-	assert(result != -EAGAIN); /* what was pending has been committed, and no chunk with records gets any more */
 	return result;
 }
 

@@ -30,7 +30,6 @@ enum {
 	DISK_KEPT_MOST_BYTES = 16 << 20, /* plain content kept with them */
 	DISK_KEPT_BY_ALL_MOST_BYTES = 64 << 20, /* the same, by all disks of this process: beyond, what is written is committed at once */
 	DISK_SCRATCHES = 64, /* for decoding, that wait for the next one: of a disk, and of all of this process */
-	DISK_LEVEL = 1,
 };
 
 /* A piece of a chunk that is in the journal and nowhere else. */
@@ -51,7 +50,7 @@ struct pending_content {
 	store_chunk chunk;
 	uint8_t digest[DIGEST_BYTES];
 	uint8_t fingerprint[FINGERPRINT_BYTES];
-	uint8_t *plain; /* owned; of a chunk: it may be cleaned away until we commit */
+	uint8_t *plain; /* owned; of a chunk, else NULL: it is read from here, and may be cleaned away until we commit */
 	uint32_t plain_bytes;
 };
 
@@ -123,6 +122,9 @@ struct disk {
 	_Atomic uint64_t entries; /* extents and states */
 	_Atomic uint64_t pending_count;
 	_Atomic uint64_t kept_bytes;
+	pthread_mutex_t spare_lock; /* buffers of chunk_bytes for what is kept: their pages stay mapped */
+	uint8_t **spare_buffers;    /* owned; room for spare_most */
+	size_t spare_count, spare_most;
 	_Atomic uint64_t next_version;
 	_Atomic uint64_t journaled_bytes; /* in the journal */
 	_Atomic double appended_at;	  /* seconds, when the last record was appended */
@@ -155,10 +157,7 @@ void disk_map_forget(struct disk *disk, const uint64_t *indexes, size_t count);
 void disk_map_forget_all(struct disk *disk);
 int disk_scratch_take(struct disk *disk, struct store_scratch **ret_scratch, struct failure *failure);
 void disk_scratch_give(struct disk *disk, struct store_scratch *scratch); /* NULL is fine */
-/*
- * The content of a chunk as of now, or a piece of it. The stripe is locked. -EAGAIN without a message: something it
- * needs is pending and in no cache; commit, and try again.
- */
+/* The content of a chunk as of now, or a piece of it. The stripe is locked. */
 int disk_read_piece_locked(struct disk *disk, const struct chunk_state *state, uint64_t index, uint32_t off_bytes,
 			   uint32_t len_bytes, void *buffer, struct failure *failure);
 
@@ -178,6 +177,8 @@ void disk_state_set_pending(struct disk *disk, struct chunk_state *state, struct
 uint64_t disk_kept_by_all(void); /* plain bytes of what is pending in all disks of this process */
 int disk_state_reserve(struct chunk_state *state); /* room for what one disk_state_cover() adds */
 void disk_state_cover(struct disk *disk, struct chunk_state *state, const struct extent *extent);
+uint8_t *disk_spare_take(struct disk *disk); /* chunk_bytes of memory, or NULL */
+void disk_spare_give(struct disk *disk, uint8_t *buffer);
 /* Drops extents whose place is not behind (file, place_bytes). */
 void disk_state_uncover(struct disk *disk, struct chunk_state *state, uint64_t file, uint32_t place_bytes);
 /* Calls `visit` for every state, each stripe locked for reading, or not at all. Non-zero ends it. */

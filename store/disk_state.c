@@ -14,13 +14,43 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/cleanup.h"
 #include "store/disk_internal.h"
+
+/* ---- buffers ---- */
+
+uint8_t *disk_spare_take(struct disk *disk)
+{
+	{
+		WITH_LOCK(&disk->spare_lock);
+		if (disk->spare_count > 0)
+			return disk->spare_buffers[--disk->spare_count];
+	}
+	return malloc(disk->chunk_bytes);
+}
+
+void disk_spare_give(struct disk *disk, uint8_t *buffer)
+{
+	{
+		WITH_LOCK(&disk->spare_lock);
+		if (disk->spare_count < disk->spare_most) {
+			disk->spare_buffers[disk->spare_count++] = buffer;
+			return;
+		}
+	}
+	free(buffer);
+}
+
+/* ---- stripes ---- */
 
 int disk_stripes_new(struct disk *disk, struct failure *failure)
 {
 	pthread_rwlockattr_t attributes;
 
-	disk->stripes = calloc(DISK_STRIPES, sizeof(*disk->stripes));
+	disk->spare_most = DISK_KEPT_MOST_BYTES / disk->chunk_bytes;
+	disk->spare_buffers = calloc(disk->spare_most, sizeof(*disk->spare_buffers));
+	if (disk->spare_buffers != NULL)
+		disk->stripes = calloc(DISK_STRIPES, sizeof(*disk->stripes));
 	if (disk->stripes == NULL)
 		return fail_errno(failure, -ENOMEM, "disk %s", disk->name);
 	(void)pthread_rwlockattr_init(&attributes); /* these don't fail on Linux */
@@ -73,6 +103,9 @@ void disk_stripes_free(struct disk *disk)
 	}
 	free(disk->stripes);
 	disk->stripes = NULL;
+	while (disk->spare_count > 0)
+		free(disk->spare_buffers[--disk->spare_count]);
+	free(disk->spare_buffers);
 }
 
 struct stripe *disk_stripe(struct disk *disk, uint64_t index)
@@ -170,9 +203,12 @@ void disk_state_forget_pending(struct disk *disk, struct chunk_state *state)
 {
 	if (state->pending == NULL)
 		return;
-	if (state->pending->plain != NULL)
+	if (state->pending->plain != NULL) {
 		disk->kept_bytes -= state->pending->plain_bytes;
-	pending_free(state->pending);
+		kept_by_all -= state->pending->plain_bytes;
+		disk_spare_give(disk, state->pending->plain);
+	}
+	free(state->pending);
 	state->pending = NULL;
 	disk->pending_count--;
 }

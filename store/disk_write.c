@@ -114,14 +114,13 @@ static int write_chunk_locked(struct disk *disk, struct stripe *stripe, uint64_t
 	disk_scratch_give(disk, scratch);
 	if (result < 0)
 		return result;
-	content.plain = malloc(plain_bytes);
+	content.plain = disk_spare_take(disk);
 	if (content.plain == NULL)
 		return fail_errno(failure, -ENOMEM, "%s", disk->name);
 	memcpy(content.plain, plain, plain_bytes);
-	chunk_cache_keep(disk->cache, disk->store, content.chunk, plain, plain_bytes);
 	result = set_pending_locked(disk, stripe, index, &content, failure);
 	if (result < 0)
-		free(content.plain);
+		disk_spare_give(disk, content.plain);
 	return result;
 }
 
