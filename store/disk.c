@@ -18,7 +18,7 @@
  * would come back over it. Replaying records that were folded is harmless: all of them, in order, give what was folded,
  * since only what is durable in the journal is folded.
  *
- * Locks, in the order of being taken: fold_lock, commit_lock, stripes (several in ascending order only), put_lock; then
+ * Locks, in the order of being taken: fold_lock, commit_lock, stripes (several in ascending order only), view_lock; then
  * those of cache, map slots, scratches and journal, under which nothing else is taken.
  */
 #include <assert.h>
@@ -672,7 +672,7 @@ static struct disk *allocate(struct store *store, struct chunk_cache *cache)
 	(void)pthread_mutex_init(&disk->scratch_lock, NULL);
 	(void)pthread_mutex_init(&disk->ahead_lock, NULL);
 	(void)pthread_cond_init(&disk->ahead_came, NULL);
-	(void)pthread_mutex_init(&disk->put_lock, NULL);
+	(void)pthread_mutex_init(&disk->view_lock, NULL);
 	(void)pthread_mutex_init(&disk->spare_lock, NULL);
 	(void)pthread_mutex_init(&disk->commit_lock, NULL);
 	(void)pthread_mutex_init(&disk->fold_lock, NULL);

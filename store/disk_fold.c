@@ -222,7 +222,7 @@ static int commit_batch(struct batch *batch, struct failure *failure)
 		memcpy(changes[i].fingerprint, content->fingerprint, FINGERPRINT_BYTES);
 		batch->indexes[i] = batch->chunks[i].index;
 	}
-	WITH_LOCK(&disk->put_lock);
+	WITH_LOCK(&disk->view_lock);
 	return store_commit(disk->view, changes, batch->count, NULL, failure);
 }
 
@@ -630,7 +630,7 @@ static int make_image_locked(struct disk *disk, const struct store_image_params 
 	/* what a power cut at this moment would have left: writers go on all the time */
 	if (disk->has_fold_thread && params.consistency == STORE_CLEAN)
 		params.consistency = STORE_FROZEN;
-	WITH_LOCK(&disk->put_lock);
+	WITH_LOCK(&disk->view_lock);
 	return store_create_image(disk->view, &params, ret_number, failure);
 }
 

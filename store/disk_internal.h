@@ -26,7 +26,7 @@ enum {
 	DISK_PREFETCH_QUEUE = 256,
 	DISK_ENTRIES_SOFT = 128 << 10, /* of journaled extents and chunks together: 56 bytes each, on the average */
 	DISK_ENTRIES_HARD = 256 << 10,
-	DISK_PENDING_MOST = 1024,	 /* chunks put and not committed: beyond, a writer commits */
+	DISK_PENDING_MOST = 1024,	 /* chunks put and not committed: at half of it a writer commits, beyond all wait for that */
 	DISK_KEPT_MOST_BYTES = 16 << 20, /* plain content kept with them */
 	DISK_KEPT_BY_ALL_MOST_BYTES = 64 << 20, /* the same, by all disks of this process: beyond, what is written is committed at once */
 	DISK_SCRATCHES = 64, /* for decoding, that wait for the next one: of a disk, and of all of this process */
@@ -130,7 +130,7 @@ struct disk {
 	_Atomic double appended_at;	  /* seconds, when the last record was appended */
 	_Atomic bool has_news; /* something may be folded: since the last time that all was that can be, there was a record */
 	uint64_t soft_bytes, hard_bytes;
-	pthread_mutex_t put_lock;    /* around puts and commits of the view: it is for one thread at a time */
+	pthread_mutex_t view_lock;   /* around commits of the view: they are for one thread at a time */
 	pthread_mutex_t commit_lock; /* one commit at a time, from gathering to clearing */
 
 	/* folding */

@@ -29,7 +29,7 @@ enum { COMMIT_TRIES = 3, RANGE_CHUNKS = 4096 };
 
 /* ------------------------------------------------------------------ whole chunks */
 
-/* Takes what the store has, or puts it. One put or commit of a view at a time. */
+/* Takes what the store has, or puts it. */
 static int find_or_put(struct disk *disk, struct store_scratch *scratch, const void *plain, uint32_t plain_bytes,
 		       struct pending_content *content, bool *ret_was_there, struct failure *failure)
 {
@@ -42,10 +42,7 @@ static int find_or_put(struct disk *disk, struct store_scratch *scratch, const v
 	if (result < 0 || content->chunk != 0)
 		return result;
 	result = store_encode_chunk(scratch, disk->level, content->digest, plain, plain_bytes, &encoded, failure);
-	if (result < 0)
-		return result;
-	WITH_LOCK(&disk->put_lock);
-	return store_put_chunk(disk->view, &encoded, &content->chunk, &new_bytes, failure);
+	return result < 0 ? result : store_put_chunk(disk->view, &encoded, &content->chunk, &new_bytes, failure);
 }
 
 int disk_put_content(struct disk *disk, struct store_scratch *scratch, const void *plain, uint32_t plain_bytes,
@@ -248,7 +245,7 @@ static int put_kept_locked(struct disk *disk, struct chunk_state *state, struct 
 {
 	struct pending_content *pending = state->pending;
 	struct store_encoded encoded;
-	store_chunk chunk;
+	store_chunk chunk = 0;
 	uint64_t new_bytes;
 	int result;
 
@@ -256,11 +253,9 @@ static int put_kept_locked(struct disk *disk, struct chunk_state *state, struct 
 		return 0;
 	result = store_encode_chunk(scratch, disk->level, pending->digest, pending->plain, pending->plain_bytes,
 				    &encoded, failure);
-	if (result < 0)
-		return result;
-	WITH_LOCK(&disk->put_lock);
-	result = store_put_chunk(disk->view, &encoded, &chunk, &new_bytes, failure);
-	if (result == 0) /* otherwise it stays stale, and the next commit comes here again */
+	if (result == 0)
+		result = store_put_chunk(disk->view, &encoded, &chunk, &new_bytes, failure);
+	if (result == 0)
 		pending->chunk = chunk;
 	return result;
 }
@@ -288,7 +283,7 @@ static int put_all_kept(struct disk *disk, const struct gathered *gathered, bool
 
 static int commit_gathered(struct disk *disk, const struct gathered *gathered, struct failure *failure)
 {
-	WITH_LOCK(&disk->put_lock);
+	WITH_LOCK(&disk->view_lock);
 
 	return store_commit(disk->view, gathered->changes, gathered->count, NULL, failure);
 }
@@ -337,6 +332,7 @@ static void sort_gathered(struct gathered *gathered)
 static int commit_once(struct disk *disk, bool is_locked, struct failure *failure)
 {
 	AUTO(gathered_free) struct gathered gathered = {.disk = disk};
+	struct failure why = {.code = 0};
 	int result = disk_each_state(disk, is_locked, gather, &gathered);
 
 	if (result < 0)
@@ -344,16 +340,14 @@ static int commit_once(struct disk *disk, bool is_locked, struct failure *failur
 	if (gathered.count == 0)
 		return 0;
 	sort_gathered(&gathered);
-	result = commit_gathered(disk, &gathered, failure);
+	result = commit_gathered(disk, &gathered, &why);
 	if (result == -ESTALE) {
-		struct failure why = {.code = 0};
-
-		result = put_all_kept(disk, &gathered, is_locked, &why);
-		return result < 0 ? fail_from(failure, &why) : -ESTALE;
+		result = put_all_kept(disk, &gathered, is_locked, failure);
+		return result < 0 ? result : -ESTALE;
 	}
-	if (result == 0)
-		result = clear_pending(disk, &gathered, is_locked, failure);
-	return result;
+	if (result < 0)
+		return fail_from(failure, &why);
+	return clear_pending(disk, &gathered, is_locked, failure);
 }
 
 static int commit_pending(struct disk *disk, bool is_locked, struct failure *failure)
@@ -391,11 +385,20 @@ static int commit_if_all_have_much(struct disk *disk, struct failure *failure)
 	return disk_kept_by_all() < DISK_KEPT_BY_ALL_MOST_BYTES ? 0 : disk_commit_pending(disk, failure);
 }
 
+/* One of the writers commits, while the others go on until there is as much again. */
 static int commit_if_much(struct disk *disk, struct failure *failure)
 {
-	if (disk->pending_count < DISK_PENDING_MOST && disk->kept_bytes < DISK_KEPT_MOST_BYTES)
+	int result;
+
+	if (disk->pending_count >= DISK_PENDING_MOST || disk->kept_bytes >= DISK_KEPT_MOST_BYTES)
+		return disk_commit_pending(disk, failure);
+	if (disk->pending_count < DISK_PENDING_MOST / 2 && disk->kept_bytes < DISK_KEPT_MOST_BYTES / 2)
 		return 0;
-	return disk_commit_pending(disk, failure);
+	if (pthread_mutex_trylock(&disk->commit_lock) != 0)
+		return 0; /* it is being done */
+	result = commit_pending(disk, false, failure);
+	(void)pthread_mutex_unlock(&disk->commit_lock);
+	return result;
 }
 
 /* ------------------------------------------------------------------ for others */
@@ -506,7 +509,7 @@ static int compare_indexes(const void *a, const void *b)
 
 static int commit_zeros(struct zeroing *zeroing, const struct store_change *changes, size_t count, struct failure *failure)
 {
-	WITH_LOCK(&zeroing->disk->put_lock);
+	WITH_LOCK(&zeroing->disk->view_lock);
 
 	return count == 0 ? 0 : store_commit(zeroing->disk->view, changes, count, NULL, failure);
 }

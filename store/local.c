@@ -291,6 +291,7 @@ static void local_close(struct store *store)
 	store_scratch_free(local->log_scratch);
 	pending_destroy(&local->pending);
 	(void)pthread_mutex_destroy(&local->write_lock);
+	(void)pthread_mutex_destroy(&local->append_lock);
 	(void)pthread_mutex_destroy(&local->pool_lock);
 	if (local->segments_fd >= 0)
 		(void)close(local->segments_fd);
@@ -382,6 +383,7 @@ static struct local_store *local_allocate(const char *path)
 		return NULL;
 	}
 	(void)pthread_mutex_init(&local->write_lock, NULL); /* never fails on Linux with default attributes */
+	(void)pthread_mutex_init(&local->append_lock, NULL);
 	(void)pthread_mutex_init(&local->pool_lock, NULL);
 	return local;
 }

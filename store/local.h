@@ -3,7 +3,8 @@
  * What the files of the local store (a folder on this host) share.
  *
  * Threads and locks, in the order in which they're taken:
- *   write_lock    the writing catalog handle, the segment being appended to; held over a whole commit
+ *   write_lock    the writing catalog handle, which segment is appended to, its syncs; held over a whole commit
+ *   append_lock   appending to that segment, so that chunks are put next to a commit; with write_lock: changing which it is. Short
  *   pending_lock  chunks put and not committed yet; short
  *   pool_lock     idle catalog handles for reading; short
  *   places_lock   of a view: where chunks were found; short
@@ -54,11 +55,13 @@ struct local_store {
 	struct segment_reader *reader;
 
 	pthread_mutex_t write_lock;
+	pthread_mutex_t append_lock;
 	struct catalog *writer; /* NULL when read_only */
-	struct segment_writer *segment;
+	struct segment_writer *segment; /* changed with both locks, read with either */
 	uint32_t left_segment;	/* not to be appended to again: clean-up is about to seal it */
-	bool segment_is_dirty;	/* appended to since its last sync */
-	uint64_t entries_off_bytes; /* where the log entries of the transaction under way begin in it; 0: there are none */
+	bool segment_is_dirty;	/* under append_lock: appended to since its last sync was begun */
+	uint64_t entries_off_bytes; /* under append_lock: where the log entries of the transaction under way begin in it; 0: there are none */
+	bool entries_are_followed;  /* the same: by chunks that others have put meanwhile */
 	/* Full and durable, and the catalog doesn't know yet: their writers stay open, since the lock on the file is what keeps other processes from cutting off
 	 * what the catalog has not heard of. */
 	struct segment_writer *full[FULL_MOST];
@@ -181,8 +184,11 @@ void pending_destroy(struct pending *pending);
 /* 0: not there. */
 store_chunk pending_find(struct pending *pending, const uint8_t digest[DIGEST_BYTES]);
 int pending_add(struct pending *pending, const struct pending_chunk *chunk, store_chunk *ret_chunk);
-/* All of them are in the catalog now. */
-void pending_clear(struct pending *pending);
+/* A copy of those there are, which the caller frees: others may come meanwhile. NULL: no memory. */
+struct pending_chunk *pending_copy(struct pending *pending, uint64_t *ret_first_serial, size_t *ret_count);
+/* The first `count` of them are in the catalog now. */
+void pending_remove(struct pending *pending, size_t count);
+void pending_clear(struct pending *pending); /* all are gone */
 
 /* ---- local_view.c ---- */
 

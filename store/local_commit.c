@@ -34,11 +34,59 @@ enum { TAG_CANDIDATES = 8 };
 
 /* ---- segments ---- */
 
+/* From here on it is appended to, or to none. */
+static void change_segment_locked(struct local_store *local, struct segment_writer *segment)
+{
+	WITH_LOCK(&local->append_lock);
+
+	local->segment = segment;
+	local->segment_is_dirty = false;
+}
+
+static bool is_full(const struct segment_writer *segment)
+{
+	return segment_writer_bytes(segment) >= SEGMENT_ROLL_BYTES;
+}
+
+static bool segment_is_full_locked(struct local_store *local)
+{
+	WITH_LOCK(&local->append_lock);
+
+	return is_full(local->segment);
+}
+
+/* What was appended before is durable on return, and chunks are put meanwhile. Nobody syncs or closes it next to us: that takes write_lock. */
+int local_sync_locked(struct local_store *local, struct failure *failure)
+{
+	uint64_t target_bytes;
+	int result, waited;
+
+	{
+		WITH_LOCK(&local->append_lock);
+		if (local->segment == NULL || !local->segment_is_dirty)
+			return 0;
+		result = segment_writer_sync_begin(local->segment, &target_bytes, failure);
+		if (result < 0)
+			return result;
+		local->segment_is_dirty = false;
+	}
+	waited = segment_writer_sync_wait(local->segment);
+	WITH_LOCK(&local->append_lock);
+	result = segment_writer_sync_end(local->segment, target_bytes, waited, failure);
+	if (result < 0)
+		local->segment_is_dirty = true; /* the next one must notice */
+	return result;
+}
+
 /* The current segment is full: durable, and kept open until a commit has told the catalog. */
 static int retire_segment_locked(struct local_store *local, struct failure *failure)
 {
-	int result = segment_writer_sync(local->segment, failure);
+	int result = local_sync_locked(local, failure); /* most of it, while others append the rest */
 
+	if (result < 0)
+		return result;
+	WITH_LOCK(&local->append_lock);
+	result = segment_writer_sync(local->segment, failure);
 	if (result < 0)
 		return result;
 	assert(local->full_count < FULL_MOST);
@@ -64,11 +112,11 @@ static int update_segment_rows_locked(struct local_store *local, struct failure 
 	if (local->segment == NULL)
 		return 0;
 	return catalog_segment_update(local->writer, segment_writer_number(local->segment),
-				      segment_writer_bytes(local->segment), false, failure);
+				      segment_writer_synced_bytes(local->segment), false, failure);
 }
 
 /* One that an earlier process left unfinished, if nobody is appending to it. Inside a transaction, so that its committed length is final. */
-static int adopt_segment_locked(struct local_store *local, struct failure *failure)
+static int adopt_segment_locked(struct local_store *local, struct segment_writer **ret_segment, struct failure *failure)
 {
 	AUTO_FREE struct catalog_segment *list = NULL;
 	size_t count;
@@ -76,16 +124,16 @@ static int adopt_segment_locked(struct local_store *local, struct failure *failu
 
 	if (result < 0)
 		return result;
-	for (size_t i = 0; i < count && local->segment == NULL; i++) {
+	for (size_t i = 0; i < count && *ret_segment == NULL; i++) {
 		struct failure why = { .code = 0 };
 
 		if (list[i].length_bytes >= SEGMENT_ROLL_BYTES || list[i].number == local->left_segment)
 			continue;
 		if (list[i].length_bytes == 0)
-			result = segment_writer_create(local->segments_fd, local->id, list[i].number, &local->segment, &why);
+			result = segment_writer_create(local->segments_fd, local->id, list[i].number, ret_segment, &why);
 		else
 			result = segment_writer_open(local->segments_fd, local->id, list[i].number, list[i].length_bytes,
-						     &local->segment, &why);
+						     ret_segment, &why);
 		/* a damaged one is left to a check to report, and another is used */
 		if (result < 0 && result != -EWOULDBLOCK && result != -EBADMSG && result != -ENOENT && result != -EEXIST)
 			return fail_from(failure, &why);
@@ -95,40 +143,40 @@ static int adopt_segment_locked(struct local_store *local, struct failure *failu
 
 static int new_segment_locked(struct local_store *local, struct failure *failure)
 {
+	struct segment_writer *segment = NULL;
 	uint32_t number;
 	int result = catalog_begin(local->writer, failure);
 
 	if (result < 0)
 		return result;
-	result = adopt_segment_locked(local, failure);
-	if (result < 0 || local->segment != NULL) {
+	result = adopt_segment_locked(local, &segment, failure);
+	if (result < 0 || segment != NULL) {
 		catalog_rollback(local->writer);
+		change_segment_locked(local, segment);
 		return result;
 	}
 	/* The row first: the file of a segment is never without one, and a row without a file is an empty segment. */
 	result = catalog_segment_insert(local->writer, &number, failure);
 	if (result == 0)
-		result = segment_writer_create(local->segments_fd, local->id, number, &local->segment, failure);
-	if (result < 0) {
-		catalog_rollback(local->writer);
-		return result;
-	}
-	result = catalog_segment_update(local->writer, number, segment_writer_bytes(local->segment), false, failure);
+		result = segment_writer_create(local->segments_fd, local->id, number, &segment, failure);
+	if (result == 0)
+		result = catalog_segment_update(local->writer, number, segment_writer_bytes(segment), false, failure);
 	if (result == 0)
 		result = catalog_commit(local->writer, failure);
 	if (result < 0) {
 		catalog_rollback(local->writer);
-		segment_writer_close(local->segment);
-		local->segment = NULL;
+		segment_writer_close(segment);
+		return result;
 	}
-	return result;
+	change_segment_locked(local, segment);
+	return 0;
 }
 
 static int ensure_segment_locked(struct local_store *local, struct failure *failure)
 {
 	int result = 0;
 
-	if (local->segment != NULL && segment_writer_bytes(local->segment) >= SEGMENT_ROLL_BYTES) {
+	if (local->segment != NULL && segment_is_full_locked(local)) {
 		if (local->full_count == FULL_MOST) {
 			/* somebody puts half a GiB without a commit: the catalog hears of the full segments now */
 			result = local_begin_locked(local, failure);
@@ -149,7 +197,7 @@ int local_begin_locked(struct local_store *local, struct failure *failure)
 
 	if (local->segment == NULL)
 		result = new_segment_locked(local, failure);
-	else if (segment_writer_bytes(local->segment) >= SEGMENT_ROLL_BYTES && local->full_count < FULL_MOST)
+	else if (segment_is_full_locked(local) && local->full_count < FULL_MOST)
 		result = ensure_segment_locked(local, failure);
 	return result < 0 ? result : catalog_begin(local->writer, failure);
 }
@@ -159,22 +207,25 @@ int local_begin_locked(struct local_store *local, struct failure *failure)
  * are pending: who refers to one gets -ESTALE, and puts it again. So the store works on when there is room, in another segment or the
  * same one opened anew, without whoever has it open having to open it anew.
  */
-static void leave_segment_locked(struct local_store *local)
+/* Both locks are held. */
+static void leave_segment(struct local_store *local)
 {
 	segment_writer_close(local->segment);
 	local->segment = NULL;
-	local->segment_is_dirty = false;
+	local->segment_is_dirty = local->entries_are_followed = false;
 	local->entries_off_bytes = 0;
-	local_close_full_locked(local);
 	pending_clear(&local->pending);
+	local_close_full_locked(local);
 }
 
 static void leave_full_segment_locked(struct local_store *local)
 {
-	int error = local->segment == NULL ? 0 : segment_writer_error(local->segment);
+	int error;
+	WITH_LOCK(&local->append_lock);
 
+	error = local->segment == NULL ? 0 : segment_writer_error(local->segment);
 	if (error == -ENOSPC || error == -EDQUOT)
-		leave_segment_locked(local);
+		leave_segment(local);
 }
 
 /* What writers who were killed have left in segments that nobody has open. In a transaction: lengths in the catalog are final. */
@@ -191,14 +242,22 @@ static int cut_leftovers_locked(struct local_store *local, struct failure *failu
 	return result;
 }
 
-/* A transaction is given up: its entries go, or they would pass for what happened. */
+/*
+ * A transaction is given up: its entries go, or they would pass for what happened. Where chunks stand behind them that others have put meanwhile, the
+ * segment is left with all that is pending in it, and cut by whoever writes the next entry.
+ */
 static void take_entries_back_locked(struct local_store *local)
 {
-	if (local->segment != NULL && local->entries_off_bytes != 0) {
+	WITH_LOCK(&local->append_lock);
+
+	if (local->segment != NULL && local->entries_off_bytes != 0 && local->entries_are_followed) {
+		leave_segment(local);
+	} else if (local->segment != NULL && local->entries_off_bytes != 0) {
 		(void)segment_writer_rewind(local->segment, local->entries_off_bytes, NULL); /* one that fails takes no more */
 		local->segment_is_dirty = true; /* the next sync fills up the block that it ends in */
 	}
 	local->entries_off_bytes = 0;
+	local->entries_are_followed = false;
 }
 
 static int append_log_record_locked(struct local_store *local, const struct byte_writer *plain,
@@ -214,15 +273,19 @@ static int append_log_record_locked(struct local_store *local, const struct byte
 				      failure);
 	if (result < 0)
 		return result;
-	if (local->entries_off_bytes == 0) {
+	if (local->entries_off_bytes == 0) { /* nobody else sets it */
 		result = cut_leftovers_locked(local, failure);
 		if (result < 0)
 			return result;
-		local->entries_off_bytes = segment_writer_bytes(local->segment);
 	}
-	/* before it is tried: after one that failed nothing may be committed, and the sync is what finds out */
-	local->segment_is_dirty = true;
-	result = segment_writer_append(local->segment, &header, scratch->stored, &off_bytes, failure);
+	{
+		WITH_LOCK(&local->append_lock);
+		if (local->entries_off_bytes == 0)
+			local->entries_off_bytes = segment_writer_bytes(local->segment);
+		/* before it is tried: after one that failed nothing may be committed, and the sync is what finds out */
+		local->segment_is_dirty = true;
+		result = segment_writer_append(local->segment, &header, scratch->stored, &off_bytes, failure);
+	}
 	if (result < 0)
 		return result;
 	ret_position->segment = segment_writer_number(local->segment);
@@ -262,38 +325,40 @@ int local_log_locked(struct local_store *local, struct catalog_disk *disk, struc
 
 int local_end_locked(struct local_store *local, struct failure *failure)
 {
-	int result = 0;
+	int result = local_sync_locked(local, failure);
 
-	if (local->segment_is_dirty)
-		result = segment_writer_sync(local->segment, failure);
-	if (result == 0) {
-		local->segment_is_dirty = false;
+	if (result == 0)
 		result = update_segment_rows_locked(local, failure);
-	}
 	if (result == 0) {
 		result = catalog_commit(local->writer, failure);
 		/* without room nothing is committed; after another error it may turn out, when the database is opened next, that it was */
-		if (result < 0 && result != -ENOSPC)
-			leave_segment_locked(local);
+		if (result < 0 && result != -ENOSPC) {
+			WITH_LOCK(&local->append_lock);
+			leave_segment(local);
+		}
 	}
 	if (result < 0) {
 		local_abandon_locked(local);
 		return result;
 	}
-	local->entries_off_bytes = 0;
+	{
+		WITH_LOCK(&local->append_lock);
+		local->entries_off_bytes = 0;
+		local->entries_are_followed = false;
+	}
 	local_close_full_locked(local);
 	return 0;
 }
 
-int local_append_locked(struct local_store *local, const struct record_header *header, const void *stored,
-			uint32_t *ret_segment, uint32_t *ret_off_bytes, struct failure *failure)
+/* append_lock is held. */
+static int append_record(struct local_store *local, const struct record_header *header, const void *stored,
+			 uint32_t *ret_segment, uint32_t *ret_off_bytes, struct failure *failure)
 {
 	uint64_t off_bytes;
-	int result = ensure_segment_locked(local, failure);
+	int result;
 
-	if (result < 0)
-		return result;
 	local->segment_is_dirty = true; /* also if this fails: the next sync must notice */
+	local->entries_are_followed = local->entries_off_bytes != 0;
 	result = segment_writer_append(local->segment, header, stored, &off_bytes, failure);
 	if (result < 0)
 		return result;
@@ -302,13 +367,21 @@ int local_append_locked(struct local_store *local, const struct record_header *h
 	return 0;
 }
 
-int local_sync_locked(struct local_store *local, struct failure *failure)
+int local_append_locked(struct local_store *local, const struct record_header *header, const void *stored,
+			uint32_t *ret_segment, uint32_t *ret_off_bytes, struct failure *failure)
 {
-	return local->segment != NULL && local->segment_is_dirty ? segment_writer_sync(local->segment, failure) : 0;
+	int result = ensure_segment_locked(local, failure);
+
+	if (result < 0)
+		return result;
+	WITH_LOCK(&local->append_lock);
+	return append_record(local, header, stored, ret_segment, ret_off_bytes, failure);
 }
 
 void local_leave_segment_locked(struct local_store *local, uint32_t number)
 {
+	WITH_LOCK(&local->append_lock);
+
 	if (local->segment != NULL && segment_writer_number(local->segment) == number) {
 		if (local->segment_is_dirty || local->pending.count > 0)
 			return;
@@ -372,34 +445,61 @@ int local_find_chunks(struct store *store, const uint8_t (*digests)[DIGEST_BYTES
 	return result;
 }
 
-int local_put_chunk(struct store_view *view, const struct store_encoded *encoded, store_chunk *ret_chunk,
-		    uint64_t *ret_new_bytes, struct failure *failure)
+/* 1: there is no segment with room. */
+static int put_beside_commits(struct local_store *local, const struct store_encoded *encoded, store_chunk *ret_chunk,
+			      uint64_t *ret_new_bytes, struct failure *failure)
 {
-	struct local_store *local = local_of(view->store);
 	struct record_header header = { .type = RECORD_CHUNK,
 					.codec = encoded->codec,
 					.cipher = encoded->cipher,
 					.stored_bytes = encoded->stored_bytes,
 					.plain_bytes = encoded->plain_bytes };
 	struct pending_chunk chunk = { .stored_bytes = encoded->stored_bytes };
+	store_chunk found;
 	int result;
-	WITH_LOCK(&local->write_lock);
+	WITH_LOCK(&local->append_lock);
 
-	*ret_chunk = pending_find(&local->pending, encoded->digest);
-	*ret_new_bytes = 0;
-	if (*ret_chunk != 0)
+	found = pending_find(&local->pending, encoded->digest);
+	if (found != 0) {
+		*ret_chunk = found;
+		*ret_new_bytes = 0;
 		return 0;
+	}
+	if (local->segment == NULL || is_full(local->segment))
+		return 1;
 	memcpy(header.digest, encoded->digest, DIGEST_BYTES);
 	memcpy(chunk.digest, encoded->digest, DIGEST_BYTES);
-	result = local_append_locked(local, &header, encoded->stored, &chunk.segment, &chunk.off_bytes, failure);
-	if (result < 0) {
-		leave_full_segment_locked(local);
+	result = append_record(local, &header, encoded->stored, &chunk.segment, &chunk.off_bytes, failure);
+	if (result < 0)
 		return result;
-	}
 	if (pending_add(&local->pending, &chunk, ret_chunk) < 0)
 		return fail_errno(failure, -ENOMEM, "chunk");
 	*ret_new_bytes = record_total_bytes(encoded->stored_bytes);
 	return 0;
+}
+
+int local_put_chunk(struct store_view *view, const struct store_encoded *encoded, store_chunk *ret_chunk,
+		    uint64_t *ret_new_bytes, struct failure *failure)
+{
+	struct local_store *local = local_of(view->store);
+	struct failure why = { .code = 0 };
+	int result = put_beside_commits(local, encoded, ret_chunk, ret_new_bytes, &why);
+
+	if (result == 0)
+		return 0;
+	WITH_LOCK(&local->write_lock); /* there is no segment, or it is full, or it failed */
+	if (result < 0) {
+		leave_full_segment_locked(local);
+		return fail_from(failure, &why);
+	}
+	while (result > 0) {
+		result = ensure_segment_locked(local, failure);
+		if (result == 0)
+			result = put_beside_commits(local, encoded, ret_chunk, ret_new_bytes, failure);
+	}
+	if (result < 0)
+		leave_full_segment_locked(local);
+	return result;
 }
 
 /* ---- committing ---- */
@@ -419,18 +519,32 @@ static int heal_locked(struct local_store *local, const uint8_t digest[DIGEST_BY
 	return result;
 }
 
-/* Gives every pending chunk an id in the catalog. Ids are in the order of `pending`; the caller frees them. */
-static int add_pending_locked(struct local_store *local, uint64_t **ret_ids, struct failure *failure)
+/* Those that a commit gives ids. More may be put meanwhile; only a commit takes any away, under write_lock, which we hold. */
+struct committing {
+	uint64_t first_serial;
+	size_t count;
+	uint64_t *ids; /* owned */
+};
+
+static void committing_done(struct committing *committing)
 {
-	struct pending *pending = &local->pending; /* only put_chunk adds to it, under write_lock, which we hold */
-	AUTO_FREE uint64_t *ids = calloc(pending->count + 1, sizeof(*ids));
+	free(committing->ids);
+}
+
+/* Gives every pending chunk an id in the catalog. Their records stand before the log entry to come, whose sync covers them. */
+static int add_pending_locked(struct local_store *local, struct committing *committing, struct failure *failure)
+{
+	AUTO_FREE struct pending_chunk *chunks =
+		pending_copy(&local->pending, &committing->first_serial, &committing->count);
+	uint64_t *ids = chunks == NULL ? NULL : calloc(committing->count + 1, sizeof(*ids));
 	bool any_lost = false;
 	int result = catalog_lost_any(local->writer, &any_lost, failure);
 
+	committing->ids = ids;
 	if (ids == NULL)
 		return fail_errno(failure, -ENOMEM, "commit");
-	for (size_t i = 0; result == 0 && i < pending->count; i++) {
-		const struct pending_chunk *chunk = &pending->chunks[i];
+	for (size_t i = 0; result == 0 && i < committing->count; i++) {
+		const struct pending_chunk *chunk = &chunks[i];
 		struct catalog_location location = { .tag = catalog_tag(chunk->digest),
 						     .segment = chunk->segment,
 						     .off_bytes = chunk->off_bytes,
@@ -442,15 +556,12 @@ static int add_pending_locked(struct local_store *local, uint64_t **ret_ids, str
 		if (result == 0 && ids[i] == 0)
 			result = catalog_chunk_add(local->writer, &location, &ids[i], failure);
 	}
-	if (result < 0)
-		return result;
-	*ret_ids = take_ptr(ids);
-	return 0;
+	return result;
 }
 
 /* The id a change refers to. A chunk that was found earlier may have been cleaned away since: -ESTALE. */
-static int resolve_chunk_locked(struct local_store *local, const struct store_change *change, const uint64_t *ids,
-				uint64_t *ret_id, struct failure *failure)
+static int resolve_chunk_locked(struct local_store *local, const struct store_change *change,
+				const struct committing *committing, uint64_t *ret_id, struct failure *failure)
 {
 	struct catalog_location location;
 	uint64_t id = change->chunk;
@@ -460,8 +571,8 @@ static int resolve_chunk_locked(struct local_store *local, const struct store_ch
 	if ((change->chunk & PROVISIONAL_CHUNK) != 0) {
 		uint64_t serial = change->chunk & ~PROVISIONAL_CHUNK;
 
-		if (serial >= local->pending.first_serial && serial - local->pending.first_serial < local->pending.count) {
-			*ret_id = ids[serial - local->pending.first_serial];
+		if (serial >= committing->first_serial && serial - committing->first_serial < committing->count) {
+			*ret_id = committing->ids[serial - committing->first_serial];
 			return 0;
 		}
 		/* put or found before another commit: it is in the catalog since then */
@@ -485,7 +596,8 @@ static int resolve_chunk_locked(struct local_store *local, const struct store_ch
 }
 
 static int make_changes_locked(struct local_store *local, const struct store_change *changes, size_t count,
-			       const uint64_t *ids, struct catalog_change *ret_changes, struct failure *failure)
+			       const struct committing *committing, struct catalog_change *ret_changes,
+			       struct failure *failure)
 {
 	for (size_t i = 0; i < count; i++) {
 		struct catalog_change *change = &ret_changes[i];
@@ -496,7 +608,7 @@ static int make_changes_locked(struct local_store *local, const struct store_cha
 						   .kind = changes[i].kind,
 						   .refresh = changes[i].refresh };
 		if (change->kind == CATALOG_CHUNK) {
-			result = resolve_chunk_locked(local, &changes[i], ids, &change->chunk, failure);
+			result = resolve_chunk_locked(local, &changes[i], committing, &change->chunk, failure);
 			change->has_fingerprint = !bytes_are_zero(changes[i].fingerprint, FINGERPRINT_BYTES);
 			memcpy(change->fingerprint, changes[i].fingerprint, FINGERPRINT_BYTES);
 		}
@@ -611,7 +723,8 @@ static int restart_unfinished_round_locked(struct local_store *local, const stru
 }
 
 static int commit_changes_locked(struct local_view *view, const struct store_change *changes, size_t count,
-				 const struct store_round_position *round, uint64_t **ret_ids, struct failure *failure)
+				 const struct store_round_position *round, struct committing *committing,
+				 struct failure *failure)
 {
 	struct local_store *local = local_of(view->base.store);
 	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
@@ -620,13 +733,13 @@ static int commit_changes_locked(struct local_view *view, const struct store_cha
 
 	if (catalog_changes == NULL)
 		return fail_errno(failure, -ENOMEM, "commit");
-	result = add_pending_locked(local, ret_ids, failure);
+	result = add_pending_locked(local, committing, failure);
 	if (result == 0)
 		result = catalog_disk_get(local->writer, view->disk, &disk, failure);
 	if (result == -ENOENT)
 		return fail(failure, -EBADMSG, "disk %s: it is gone from the catalog", view->base.name);
 	if (result == 0)
-		result = make_changes_locked(local, changes, count, *ret_ids, catalog_changes, failure);
+		result = make_changes_locked(local, changes, count, committing, catalog_changes, failure);
 	for (size_t first = 0; result == 0 && first < count;)
 		result = log_some_changes_locked(local, &disk, changes, count, &first, failure);
 	if (result == 0)
@@ -645,7 +758,7 @@ int local_commit(struct store_view *store_view, const struct store_change *chang
 {
 	struct local_view *view = local_view_of(store_view);
 	struct local_store *local = local_of(store_view->store);
-	AUTO_FREE uint64_t *ids = NULL;
+	AUTO(committing_done) struct committing committing = { .count = 0 };
 	int result;
 	WITH_LOCK(&local->write_lock);
 
@@ -656,13 +769,13 @@ int local_commit(struct store_view *store_view, const struct store_change *chang
 		leave_full_segment_locked(local);
 		return result;
 	}
-	result = commit_changes_locked(view, changes, count, round, &ids, failure);
+	result = commit_changes_locked(view, changes, count, round, &committing, failure);
 	if (result < 0) {
 		local_abandon_locked(local);
 		return result;
 	}
 	result = local_end_locked(local, failure);
 	if (result == 0)
-		pending_clear(&local->pending);
+		pending_remove(&local->pending, committing.count);
 	return result;
 }

@@ -92,12 +92,42 @@ int pending_add(struct pending *pending, const struct pending_chunk *chunk, stor
 	return 0;
 }
 
+struct pending_chunk *pending_copy(struct pending *pending, uint64_t *ret_first_serial, size_t *ret_count)
+{
+	WITH_LOCK(&pending->lock);
+	struct pending_chunk *copy = calloc(pending->count + 1, sizeof(*copy));
+
+	if (copy == NULL)
+		return NULL;
+	if (pending->count > 0)
+		memcpy(copy, pending->chunks, pending->count * sizeof(*copy));
+	*ret_first_serial = pending->first_serial;
+	*ret_count = pending->count;
+	return copy;
+}
+
+static void remove_locked(struct pending *pending, size_t count)
+{
+	if (pending->index == NULL)
+		return;
+	pending->first_serial += count;
+	pending->count -= count;
+	memmove(pending->chunks, pending->chunks + count, pending->count * sizeof(*pending->chunks));
+	memset(pending->index, 0, pending->index_size * sizeof(*pending->index));
+	for (size_t i = 0; i < pending->count; i++)
+		pending->index[index_locate(pending, pending->chunks[i].digest)] = (uint32_t)i + 1;
+}
+
+void pending_remove(struct pending *pending, size_t count)
+{
+	WITH_LOCK(&pending->lock);
+
+	remove_locked(pending, count);
+}
+
 void pending_clear(struct pending *pending)
 {
 	WITH_LOCK(&pending->lock);
 
-	pending->first_serial += pending->count;
-	pending->count = 0;
-	if (pending->index != NULL)
-		memset(pending->index, 0, pending->index_size * sizeof(*pending->index));
+	remove_locked(pending, pending->count);
 }

@@ -76,6 +76,16 @@ int segment_writer_sync(struct segment_writer *writer, struct failure *failure);
  */
 int segment_writer_rewind(struct segment_writer *writer, uint64_t off_bytes, struct failure *failure);
 
+/*
+ * The same as segment_writer_sync() in three steps, of which the second one, the long one, may go on next to appending in another thread; next to
+ * another sync or the end of the writer it may not. What was appended before the first one is durable when the third one
+ * returns 0; the bytes up to there are segment_writer_synced_bytes() then. `waited` is what the second one returned.
+ */
+int segment_writer_sync_begin(struct segment_writer *writer, uint64_t *ret_target_bytes, struct failure *failure);
+int segment_writer_sync_wait(const struct segment_writer *writer); /* 0 or a negative errno */
+int segment_writer_sync_end(struct segment_writer *writer, uint64_t target_bytes, int waited, struct failure *failure);
+uint64_t segment_writer_synced_bytes(const struct segment_writer *writer); /* durable up to here; a whole block */
+
 /* Does not sync: what was not synced is nobody's. Releases the flock. NULL is fine. */
 void segment_writer_close(struct segment_writer *writer);
 /* What made it refuse everything, a negative errno; 0: nothing has. */

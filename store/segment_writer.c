@@ -472,24 +472,56 @@ int segment_writer_rewind(struct segment_writer *writer, uint64_t off_bytes, str
 	return 0;
 }
 
+uint64_t segment_writer_synced_bytes(const struct segment_writer *writer)
+{
+	return writer->synced_bytes;
+}
+
+int segment_writer_sync_begin(struct segment_writer *writer, uint64_t *ret_target_bytes, struct failure *failure)
+{
+	int result = writer_check(writer, failure);
+
+	if (result == 0 && segment_writer_bytes(writer) != writer->synced_bytes)
+		result = put_zeros(writer, round_up_to_block(segment_writer_bytes(writer)), failure);
+	if (result == 0)
+		result = write_buffer(writer, failure);
+	if (result == 0)
+		*ret_target_bytes = writer->written_bytes;
+	return result;
+}
+
+int segment_writer_sync_wait(const struct segment_writer *writer)
+{
+	return fdatasync(writer->fd) != 0 ? -errno : 0;
+}
+
+int segment_writer_sync_end(struct segment_writer *writer, uint64_t target_bytes, int waited, struct failure *failure)
+{
+	/* an append may have been the one who was told of a write error, and the sync then wasn't */
+	int result = writer_check(writer, failure);
+
+	if (result < 0)
+		return result;
+	if (waited < 0)
+		return writer_fail(writer, waited, "sync", failure);
+	if (!writer->is_direct) {
+		writer->dropped_bytes = writer->synced_bytes; /* what was dirty the first time is clean now */
+		drop_cached(writer, target_bytes);
+	}
+	writer->synced_bytes = target_bytes;
+	if (writer->writeback_bytes < target_bytes)
+		writer->writeback_bytes = target_bytes;
+	return 0;
+}
+
 int segment_writer_sync(struct segment_writer *writer, struct failure *failure)
 {
+	uint64_t target_bytes;
 	int result = writer_check(writer, failure);
 
 	if (result < 0 || segment_writer_bytes(writer) == writer->synced_bytes)
 		return result;
-	result = put_zeros(writer, round_up_to_block(segment_writer_bytes(writer)), failure);
-	if (result == 0)
-		result = write_buffer(writer, failure);
-	if (result < 0)
-		return result;
-	if (fdatasync(writer->fd) != 0)
-		return writer_fail(writer, -errno, "sync", failure);
-	if (!writer->is_direct) {
-		writer->dropped_bytes = writer->synced_bytes; /* what was dirty the first time is clean now */
-		drop_cached(writer, writer->written_bytes);
-	}
-	writer->synced_bytes = writer->written_bytes;
-	writer->writeback_bytes = writer->written_bytes;
-	return 0;
+	result = segment_writer_sync_begin(writer, &target_bytes, failure);
+	return result < 0 ? result
+			  : segment_writer_sync_end(writer, target_bytes, segment_writer_sync_wait(writer), failure);
 }

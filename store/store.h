@@ -449,7 +449,7 @@ struct store_encoded {
 /*
  * Hands over a new chunk. Not durable, and to be referenced by nothing but commits of views of this store handle.
  * If the same digest was put before, that one is returned and *ret_new_bytes is 0, else the bytes that it takes.
- * The view must be VIEW_WRITE; one thread at a time.
+ * The view must be VIEW_WRITE. Any thread, and next to a commit; what a commit refers to was put before it began.
  */
 int store_put_chunk(struct store_view *view, const struct store_encoded *encoded, store_chunk *ret_chunk,
 		    uint64_t *ret_new_bytes, struct failure *failure);
