@@ -16,7 +16,7 @@
 #ifdef __SANITIZE_THREAD__
 enum { DISK_STRIPES = 32 };
 #else
-enum { DISK_STRIPES = 256 };
+enum { DISK_STRIPES = 1024 };
 #endif
 
 enum {

@@ -31,7 +31,11 @@
  * Why it is durable: journal_sync() is one fdatasync() of the newest file. A file is synced when its successor is
  * begun, before a record goes into that, and the folder with it. Growing a file would have each fdatasync() write
  * metadata as well, so zeros are written ahead, AHEAD_BYTES at a time; they also take the room, so that a write that
- * was given its place can't run out of it.
+ * was given its place can't run out of it. Where syncs are rare, metadata costs less than writing everything twice: then
+ * room is allocated only, and reads as zeros.
+ *
+ * Write-back is begun as the file grows, so that the sync at its end, for which all writers wait, has little left to do.
+ * Who begins it may be told of a write error of which no sync is told any more: it counts as one that failed.
  *
  * A durable block is never written again: a power cut in the middle of that can take all of it. So the first record
  * after a call of journal_sync() begins at the next multiple of BLOCK_BYTES, where replay looks for it when none
@@ -69,6 +73,9 @@ enum {
 	RECORD_HEADER_BYTES = 56,
 	ROLL_BYTES = 64 << 20, /* a new file is begun when one is longer */
 	AHEAD_BYTES = 1 << 20,
+	ALLOCATED_BYTES = 4 << 20, /* the same where it costs next to nothing */
+	SYNCS_MANY = 16,	   /* for one AHEAD_BYTES */
+	WRITEBACK_BYTES = 4 << 20, /* write-back is begun at each */
 	IN_FLIGHT_MOST = 256, /* appends at once; more wait */
 	NAME_BYTES = 16 + 3 + 1,
 	SCAN_BYTES = 4 << 20,
@@ -104,7 +111,10 @@ struct journal {
 	uint64_t in_flight[IN_FLIGHT_MOST]; /* sequence numbers that are being written; 0: free */
 	unsigned in_flight_count;
 	bool is_syncing;
-	int error; /* once something has failed for good */
+	unsigned syncs;		/* since bytes were last written ahead */
+	bool cant_allocate;	/* the file system has no fallocate() */
+	_Atomic int error;	/* once something has failed for good */
+	_Atomic uint64_t bytes; /* in files, for who only looks */
 };
 
 /* ------------------------------------------------------------------ names and headers */
@@ -327,6 +337,15 @@ static int add_file(struct journal *journal, const struct journal_file *file)
 		return -ENOMEM;
 	journal->files[journal->file_count++] = *file;
 	return 0;
+}
+
+static void count_bytes_locked(struct journal *journal)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < journal->file_count; i++)
+		bytes += journal->files[i].tail_bytes;
+	journal->bytes = bytes;
 }
 
 /* A file of this number, empty but for its header, durable with its name. */
@@ -626,6 +645,7 @@ int journal_open(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OW
 	journal->next_number = 1;
 	journal->next_sequence = 1;
 	journal->wants_roll = true; /* what was found is never appended to */
+	journal->syncs = SYNCS_MANY; /* as long as nothing is known: who writes little syncs often */
 	memcpy(journal->owner, owner, JOURNAL_OWNER_BYTES);
 	journal->name = strdup(name);
 	result = journal->name == NULL ? fail_errno(failure, -ENOMEM, "journal")
@@ -635,6 +655,7 @@ int journal_open(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OW
 		return result;
 	}
 	journal->synced_sequence = journal->next_sequence - 1;
+	count_bytes_locked(journal);
 	*ret_journal = journal;
 	return 0;
 }
@@ -698,8 +719,25 @@ static int begin_file_locked(struct journal *journal, struct failure *failure)
 		return result;
 	journal->next_number++;
 	journal->files[journal->file_count++] = file;
+	count_bytes_locked(journal);
 	journal->wants_roll = false;
 	return 0;
+}
+
+/* False where zeros are better, or there is no room for so much: writing them finds out. */
+static bool allocate_ahead_locked(struct journal *journal, struct journal_file *file)
+{
+	bool are_syncs_rare = journal->syncs < SYNCS_MANY;
+
+	journal->syncs = 0;
+	if (!are_syncs_rare || journal->cant_allocate)
+		return false;
+	if (fallocate(file->fd, 0, file->ahead_bytes, ALLOCATED_BYTES) < 0) {
+		journal->cant_allocate = errno == EOPNOTSUPP || errno == ENOSYS;
+		return false;
+	}
+	file->ahead_bytes += ALLOCATED_BYTES;
+	return true;
 }
 
 static int write_ahead_locked(struct journal *journal, struct journal_file *file, uint32_t end_bytes,
@@ -707,6 +745,8 @@ static int write_ahead_locked(struct journal *journal, struct journal_file *file
 {
 	static const uint8_t zeros[64 << 10];
 
+	while (file->ahead_bytes < end_bytes && allocate_ahead_locked(journal, file))
+		;
 	while (file->ahead_bytes < end_bytes) {
 		uint32_t until = file->ahead_bytes + AHEAD_BYTES;
 
@@ -755,10 +795,24 @@ static int reserve_locked(struct journal *journal, uint32_t bytes, struct journa
 	*ret_sequence = journal->next_sequence++;
 	*ret_synced = journal->synced_sequence;
 	file->tail_bytes += bytes;
+	journal->bytes += bytes;
 	for (*ret_slot = 0; journal->in_flight[*ret_slot] != 0;)
 		++*ret_slot;
 	journal->in_flight[*ret_slot] = *ret_sequence;
 	journal->in_flight_count++;
+	return 0;
+}
+
+/* `file` is as it was before this record of so many bytes, which may have others in front of it that aren't written yet. */
+static int begin_write_back(const struct journal_file *file, uint32_t bytes)
+{
+	uint32_t end_bytes = (file->tail_bytes + bytes) / WRITEBACK_BYTES * WRITEBACK_BYTES;
+
+	if (end_bytes <= file->tail_bytes)
+		return 0;
+	if (sync_file_range(file->fd, end_bytes - WRITEBACK_BYTES, WRITEBACK_BYTES, SYNC_FILE_RANGE_WRITE) < 0 &&
+	    errno != ENOSYS && errno != EINVAL && errno != EOPNOTSUPP)
+		return -errno;
 	return 0;
 }
 
@@ -798,6 +852,8 @@ int journal_append(struct journal *journal, enum journal_kind kind, uint64_t off
 						  file.tail_bytes + RECORD_HEADER_BYTES);
 		}
 	}
+	if (error == 0)
+		error = begin_write_back(&file, bytes);
 	WITH_LOCK(&journal->lock);
 	journal->in_flight[slot] = 0;
 	journal->in_flight_count--;
@@ -832,6 +888,7 @@ int journal_sync(struct journal *journal, struct failure *failure)
 	if (journal->wanted_sequence < target && newest_locked(journal) != NULL) {
 		/* what is appended from here on goes to a block of its own */
 		newest_locked(journal)->tail_bytes = next_block(newest_locked(journal)->tail_bytes);
+		count_bytes_locked(journal);
 		journal->wanted_sequence = target;
 	}
 	for (;;) {
@@ -845,6 +902,7 @@ int journal_sync(struct journal *journal, struct failure *failure)
 		(void)pthread_cond_wait(&journal->changed, &journal->lock);
 	}
 	journal->is_syncing = true;
+	journal->syncs++;
 	/* what others wait for meanwhile too, if it is written by now */
 	covered = first_in_flight_locked(journal) > journal->wanted_sequence ? journal->wanted_sequence : target;
 	/* earlier files were synced when this one was begun; it can't be dropped: drop waits for us */
@@ -947,18 +1005,14 @@ int journal_drop(struct journal *journal, uint64_t file, struct failure *failure
 		}
 		(void)close(journal->files[0].fd);
 		memmove(journal->files, journal->files + 1, --journal->file_count * sizeof(*journal->files));
+		count_bytes_locked(journal);
 	}
 	return 0;
 }
 
 uint64_t journal_bytes(struct journal *journal)
 {
-	WITH_LOCK(&journal->lock);
-	uint64_t bytes = 0;
-
-	for (size_t i = 0; i < journal->file_count; i++)
-		bytes += journal->files[i].tail_bytes;
-	return bytes;
+	return journal->bytes;
 }
 
 uint64_t journal_oldest_file(struct journal *journal)
@@ -977,7 +1031,8 @@ uint64_t journal_newest_file(struct journal *journal)
 
 int journal_check(struct journal *journal, struct failure *failure)
 {
+	if (journal->error == 0)
+		return 0;
 	WITH_LOCK(&journal->lock);
-
 	return check_error_locked(journal, failure);
 }
