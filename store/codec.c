@@ -226,6 +226,16 @@ int codec_decode(struct codec *codec, const struct record_header *header, const 
 		return result;
 	if (record_payload_checksum(stored, header->stored_bytes) != header->payload_checksum)
 		return fail(failure, -EBADMSG, "payload checksum");
+	return codec_decode_checked(codec, header, stored, plain, failure);
+}
+
+int codec_decode_checked(struct codec *codec, const struct record_header *header, const void *stored, void *plain,
+			 struct failure *failure)
+{
+	int result = record_header_validate(header, failure);
+
+	if (result < 0)
+		return result;
 	if (header->codec == CODEC_ZSTD)
 		return decompress_frame(codec, header, stored, plain, failure);
 	memcpy(plain, stored, header->plain_bytes);

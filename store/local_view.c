@@ -364,7 +364,7 @@ static int decode(struct store_scratch *scratch, const struct record_header *hea
 		decoded = other = malloc(header->plain_bytes);
 	if (decoded == NULL)
 		return fail_errno(failure, -ENOMEM, "chunk");
-	result = codec_decode(scratch->codec, header, scratch->stored, decoded, failure);
+	result = codec_decode_checked(scratch->codec, header, scratch->stored, decoded, failure); /* the reader has compared it */
 	if (result == 0 && deep)
 		result = check_digest(scratch, header, decoded, location, failure);
 	if (result < 0 || other == NULL)

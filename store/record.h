@@ -85,5 +85,8 @@ int codec_encode(struct codec *codec, int level, const void *plain, uint32_t pla
  */
 int codec_decode(struct codec *codec, const struct record_header *header, const void *stored, void *plain,
 		 struct failure *failure);
+/* The same for who has compared the payload's checksum already. */
+int codec_decode_checked(struct codec *codec, const struct record_header *header, const void *stored, void *plain,
+			 struct failure *failure);
 
 #endif
