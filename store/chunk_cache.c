@@ -17,6 +17,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,8 +51,8 @@ struct shard {
 
 struct chunk_cache {
 	uint64_t most_bytes;
-	uint64_t shard_most_bytes;
-	unsigned shard_count; /* a power of two */
+	_Atomic uint64_t reserved_bytes; /* of those: taken by others */
+	unsigned shard_count;		 /* a power of two */
 	struct shard shards[SHARDS_MOST];
 };
 
@@ -79,8 +80,7 @@ int chunk_cache_new(uint64_t most_bytes, struct chunk_cache **ret_cache, struct 
 	cache->shard_count = 1;
 	while (cache->shard_count < SHARDS_MOST && most_bytes / (cache->shard_count * 2) >= SHARD_LEAST_BYTES)
 		cache->shard_count *= 2;
-	cache->shard_most_bytes = most_bytes / cache->shard_count;
-	while (buckets < cache->shard_most_bytes / BYTES_A_BUCKET && buckets < (size_t)1 << 20)
+	while (buckets < most_bytes / cache->shard_count / BYTES_A_BUCKET && buckets < (size_t)1 << 20)
 		buckets *= 2;
 	for (unsigned i = 0; i < cache->shard_count; i++) {
 		struct shard *shard = &cache->shards[i];
@@ -177,9 +177,10 @@ static void remove_from_table(struct shard *shard, struct cached_chunk *entry)
 /* Room for one more of this length. Returns a buffer of that length if one was thrown out for it. */
 static uint8_t *make_room(const struct chunk_cache *cache, struct shard *shard, uint32_t plain_bytes)
 {
+	uint64_t most_bytes = (cache->most_bytes - cache->reserved_bytes) / cache->shard_count;
 	uint8_t *buffer = NULL;
 
-	while (shard->bytes + plain_bytes > cache->shard_most_bytes && shard->oldest != NULL) {
+	while (shard->bytes + plain_bytes > most_bytes && shard->oldest != NULL) {
 		struct cached_chunk *entry = shard->oldest;
 
 		unlist(shard, entry);
@@ -322,4 +323,25 @@ bool chunk_cache_has(struct chunk_cache *cache, const struct store *store, store
 	WITH_LOCK(&shard->lock);
 
 	return *place_of(shard, hash, store->serial, chunk, plain_bytes) != NULL;
+}
+
+uint64_t chunk_cache_reserve(struct chunk_cache *cache, uint64_t most_bytes)
+{
+	uint64_t before = cache->reserved_bytes, bytes;
+
+	do {
+		bytes = cache->most_bytes / 2 > before ? cache->most_bytes / 2 - before : 0;
+		if (bytes > most_bytes)
+			bytes = most_bytes;
+	} while (!atomic_compare_exchange_weak(&cache->reserved_bytes, &before, before + bytes));
+	for (unsigned i = 0; bytes > 0 && i < cache->shard_count; i++) {
+		WITH_LOCK(&cache->shards[i].lock);
+		free(make_room(cache, &cache->shards[i], 0));
+	}
+	return bytes;
+}
+
+void chunk_cache_release(struct chunk_cache *cache, uint64_t bytes)
+{
+	cache->reserved_bytes -= bytes;
 }

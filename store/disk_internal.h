@@ -27,7 +27,8 @@ enum {
 	DISK_ENTRIES_SOFT = 128 << 10, /* of journaled extents and chunks together: 56 bytes each, on the average */
 	DISK_ENTRIES_HARD = 256 << 10,
 	DISK_PENDING_MOST = 1024,	 /* chunks put and not committed: at half of it a writer commits, beyond all wait for that */
-	DISK_KEPT_MOST_BYTES = 16 << 20, /* plain content kept with them */
+	DISK_KEPT_MOST_BYTES = 32 << 20, /* plain content kept with them: of the cache, as long as that has it */
+	DISK_KEPT_LEAST_BYTES = 8 << 20,
 	DISK_KEPT_BY_ALL_MOST_BYTES = 64 << 20, /* the same, by all disks of this process: beyond, what is written is committed at once */
 	DISK_SCRATCHES = 64, /* for decoding, that wait for the next one: of a disk, and of all of this process */
 };
@@ -124,6 +125,7 @@ struct disk {
 	_Atomic uint64_t kept_bytes;
 	pthread_mutex_t spare_lock; /* buffers of chunk_bytes for what is kept: their pages stay mapped */
 	uint8_t **spare_buffers;    /* owned; room for spare_most */
+	uint64_t kept_most_bytes, reserved_bytes; /* the latter of the cache */
 	size_t spare_count, spare_most;
 	_Atomic uint64_t next_version;
 	_Atomic uint64_t journaled_bytes; /* in the journal */

@@ -47,7 +47,10 @@ int disk_stripes_new(struct disk *disk, struct failure *failure)
 {
 	pthread_rwlockattr_t attributes;
 
-	disk->spare_most = DISK_KEPT_MOST_BYTES / disk->chunk_bytes;
+	disk->reserved_bytes = chunk_cache_reserve(disk->cache, DISK_KEPT_MOST_BYTES);
+	disk->kept_most_bytes =
+		disk->reserved_bytes > DISK_KEPT_LEAST_BYTES ? disk->reserved_bytes : DISK_KEPT_LEAST_BYTES;
+	disk->spare_most = disk->kept_most_bytes / disk->chunk_bytes;
 	disk->spare_buffers = calloc(disk->spare_most, sizeof(*disk->spare_buffers));
 	if (disk->spare_buffers != NULL)
 		disk->stripes = calloc(DISK_STRIPES, sizeof(*disk->stripes));
@@ -106,6 +109,7 @@ void disk_stripes_free(struct disk *disk)
 	while (disk->spare_count > 0)
 		free(disk->spare_buffers[--disk->spare_count]);
 	free(disk->spare_buffers);
+	chunk_cache_release(disk->cache, disk->reserved_bytes);
 }
 
 struct stripe *disk_stripe(struct disk *disk, uint64_t index)

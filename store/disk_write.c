@@ -11,7 +11,7 @@
  *
  * Pending content is put, not referenced. Whether the store had it, or another commit of the same store has entered it into the catalog
  * meanwhile: clean-up may take it away until ours refers to it. So its plain bytes are kept until then, at most
- * DISK_KEPT_MOST_BYTES, and DISK_KEPT_BY_ALL_MOST_BYTES in all disks of a process, and are put again when a commit says that something is
+ * kept_most_bytes, and DISK_KEPT_BY_ALL_MOST_BYTES in all disks of a process, and are put again when a commit says that something is
  * gone (-ESTALE).
  */
 #include <assert.h>
@@ -390,9 +390,9 @@ static int commit_if_much(struct disk *disk, struct failure *failure)
 {
 	int result;
 
-	if (disk->pending_count >= DISK_PENDING_MOST || disk->kept_bytes >= DISK_KEPT_MOST_BYTES)
+	if (disk->pending_count >= DISK_PENDING_MOST || disk->kept_bytes >= disk->kept_most_bytes)
 		return disk_commit_pending(disk, failure);
-	if (disk->pending_count < DISK_PENDING_MOST / 2 && disk->kept_bytes < DISK_KEPT_MOST_BYTES / 2)
+	if (disk->pending_count < DISK_PENDING_MOST / 2 && disk->kept_bytes < disk->kept_most_bytes / 2)
 		return 0;
 	if (pthread_mutex_trylock(&disk->commit_lock) != 0)
 		return 0; /* it is being done */
