@@ -2,7 +2,7 @@
 """The part of tools/bench that measures what is served over NBD.
 
 fio's engine nbd on unix sockets, each server its own process. For reading all of them are up at once, and every job goes
-through all before the next begins. For writing each is started for its job and ended after it, for what a live disk folds
+through all before the next begins; all of it comes before the first write. For writing each is started for its job and ended after it, for what a live disk folds
 when its last client leaves belongs to that job, and to nobody else's time; what others leave in the page cache is synced
 before the next begins.
 
@@ -360,14 +360,16 @@ def measure(work, options, data, save):
         data.update(size=size, seed=options.seed, seconds=bench.seconds, repeat=0, rows={}, peaks={}, tls={},
                     small_cache=servers.small_cache, large_cache=servers.large_cache, versions=dict(versions(options.wherry)))
         bench.prepare()
-        for _ in range(options.nbd_repeat):
-            say(f"over NBD: run {data['repeat'] + 1} of {options.nbd_repeat}")
+        for turn in range(options.nbd_repeat):  # of what nobody has written to yet
+            say(f"over NBD, reading: run {turn + 1} of {options.nbd_repeat}")
             bench.reads()
-            bench.writes()
             bench.tls()
+        for turn in range(options.nbd_repeat):
+            say(f"over NBD, writing: run {turn + 1} of {options.nbd_repeat}")
+            bench.writes()
             bench.sparse()
             data["repeat"] += 1
-            save()
+            save()  # what is measured stays, however this ends
 
 
 # ------------------------------------------------------------ the report
