@@ -34,8 +34,9 @@
  * was given its place can't run out of it. Where syncs are rare, metadata costs less than writing everything twice: then
  * room is allocated only, and reads as zeros.
  *
- * Write-back is begun as the file grows, so that the sync at its end, for which all writers wait, has little left to do.
- * Who begins it may be told of a write error of which no sync is told any more: it counts as one that failed.
+ * Write-back is begun as the file grows, and one writer syncs it when it is nearly full, so that the sync at its end, for
+ * which all writers wait, has little left to do. SYNC_FILE_RANGE_WRITE alone takes no write error away from the sync to
+ * come (fs/sync.c of the kernel); one that it meets itself counts as one of a write.
  *
  * A durable block is never written again: a power cut in the middle of that can take all of it. So the first record
  * after a call of journal_sync() begins at the next multiple of BLOCK_BYTES, where replay looks for it when none
@@ -76,6 +77,7 @@ enum {
 	ALLOCATED_BYTES = 4 << 20, /* the same where it costs next to nothing */
 	SYNCS_MANY = 16,	   /* for one AHEAD_BYTES */
 	WRITEBACK_BYTES = 4 << 20, /* write-back is begun at each */
+	NEARLY_FULL_BYTES = ROLL_BYTES - (12 << 20),
 	IN_FLIGHT_MOST = 256, /* appends at once; more wait */
 	NAME_BYTES = 16 + 3 + 1,
 	SCAN_BYTES = 4 << 20,
@@ -854,14 +856,20 @@ int journal_append(struct journal *journal, enum journal_kind kind, uint64_t off
 	}
 	if (error == 0)
 		error = begin_write_back(&file, bytes);
-	WITH_LOCK(&journal->lock);
-	journal->in_flight[slot] = 0;
-	journal->in_flight_count--;
-	if (error < 0) {
-		(void)fail_file(journal, file.number, error, "can't be written", failure);
-		return fail_for_good_locked(journal);
+	{
+		WITH_LOCK(&journal->lock);
+		journal->in_flight[slot] = 0;
+		journal->in_flight_count--;
+		if (error < 0) {
+			(void)fail_file(journal, file.number, error, "can't be written", failure);
+			return fail_for_good_locked(journal);
+		}
+		(void)pthread_cond_broadcast(&journal->changed);
 	}
-	(void)pthread_cond_broadcast(&journal->changed);
+	if (file.tail_bytes < NEARLY_FULL_BYTES && file.tail_bytes + bytes >= NEARLY_FULL_BYTES)
+		error = journal_sync(journal, failure);
+	if (error < 0)
+		return error;
 	*ret_place = (struct journal_place){.file = file.number, .off_bytes = file.tail_bytes + RECORD_HEADER_BYTES};
 	return 0;
 }
