@@ -30,8 +30,9 @@ bool chunk_cache_has(struct chunk_cache *cache, const struct store *store, store
 uint64_t chunk_cache_bytes(const struct chunk_cache *cache); /* how much it may hold */
 
 /*
- * Memory that the cache shall do without from now on, so that others have it and all of them together stay within its bounds. Never more than
- * half of the cache in all. Returns how much of `most_bytes` was granted; chunk_cache_release() gives it back.
+ * Memory that the cache shall do without from now on, so that others have it and all of them together stay within its
+ * bounds. Never more than half of the cache in all. Returns how much of `most_bytes` was granted; chunk_cache_release()
+ * gives it back.
  */
 uint64_t chunk_cache_reserve(struct chunk_cache *cache, uint64_t most_bytes);
 void chunk_cache_release(struct chunk_cache *cache, uint64_t bytes);

@@ -18,8 +18,8 @@
  * would come back over it. Replaying records that were folded is harmless: all of them, in order, give what was folded,
  * since only what is durable in the journal is folded.
  *
- * Locks, in the order of being taken: fold_lock, commit_lock, stripes (several in ascending order only), view_lock; then
- * those of cache, map slots, scratches and journal, under which nothing else is taken.
+ * Locks, in the order of being taken: fold_lock, commit_lock, stripes (several in ascending order only), view_lock;
+ * then those of cache, map slots, scratches and journal, under which nothing else is taken.
  */
 #include <assert.h>
 #include <errno.h>
@@ -271,7 +271,8 @@ static int read_piece(struct disk *disk, uint64_t index, uint32_t off_bytes, uin
 		return disk_read_piece_locked(disk, NULL, index, off_bytes, len_bytes, buffer, failure);
 	stripe = disk_stripe(disk, index);
 	(void)pthread_rwlock_rdlock(&stripe->lock);
-	result = disk_read_piece_locked(disk, disk_state_find(stripe, index), index, off_bytes, len_bytes, buffer, failure);
+	result = disk_read_piece_locked(disk, disk_state_find(stripe, index), index, off_bytes, len_bytes, buffer,
+					failure);
 	(void)pthread_rwlock_unlock(&stripe->lock);
 	return result;
 }

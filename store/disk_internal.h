@@ -26,7 +26,8 @@ enum {
 	DISK_PREFETCH_QUEUE = 256,
 	DISK_ENTRIES_SOFT = 128 << 10, /* of journaled extents and chunks together: 56 bytes each, on the average */
 	DISK_ENTRIES_HARD = 256 << 10,
-	DISK_PENDING_MOST = 1024,	 /* chunks put and not committed: at half of it a writer commits, beyond all wait for that */
+	DISK_PENDING_MOST =
+		1024, /* chunks put and not committed: at half of it a writer commits, beyond all wait for that */
 	DISK_KEPT_MOST_BYTES = 32 << 20, /* plain content kept with them: of the cache, as long as that has it */
 	DISK_KEPT_LEAST_BYTES = 8 << 20,
 	DISK_KEPT_BY_ALL_MOST_BYTES = 64 << 20, /* the same, by all disks of this process: beyond, what is written is committed at once */
@@ -51,7 +52,8 @@ struct pending_content {
 	store_chunk chunk;
 	uint8_t digest[DIGEST_BYTES];
 	uint8_t fingerprint[FINGERPRINT_BYTES];
-	uint8_t *plain; /* owned; of a chunk, else NULL: it is read from here, and may be cleaned away until we commit */
+	uint8_t *
+		plain; /* owned; of a chunk, else NULL: it is read from here, and may be cleaned away until we commit */
 	uint32_t plain_bytes;
 };
 
@@ -123,8 +125,8 @@ struct disk {
 	_Atomic uint64_t entries; /* extents and states */
 	_Atomic uint64_t pending_count;
 	_Atomic uint64_t kept_bytes;
-	pthread_mutex_t spare_lock; /* buffers of chunk_bytes for what is kept: their pages stay mapped */
-	uint8_t **spare_buffers;    /* owned; room for spare_most */
+	pthread_mutex_t spare_lock;		  /* buffers of chunk_bytes for what is kept: their pages stay mapped */
+	uint8_t **spare_buffers;		  /* owned; room for spare_most */
 	uint64_t kept_most_bytes, reserved_bytes; /* the latter of the cache */
 	size_t spare_count, spare_most;
 	_Atomic uint64_t next_version;

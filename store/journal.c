@@ -31,12 +31,12 @@
  * Why it is durable: journal_sync() is one fdatasync() of the newest file. A file is synced when its successor is
  * begun, before a record goes into that, and the folder with it. Growing a file would have each fdatasync() write
  * metadata as well, so zeros are written ahead, AHEAD_BYTES at a time; they also take the room, so that a write that
- * was given its place can't run out of it. Where syncs are rare, metadata costs less than writing everything twice: then
- * room is allocated only, and reads as zeros.
+ * was given its place can't run out of it. Where syncs are rare, metadata costs less than writing everything twice:
+ * then room is allocated only, and reads as zeros.
  *
- * Write-back is begun as the file grows, and one writer syncs it when it is nearly full, so that the sync at its end, for
- * which all writers wait, has little left to do. SYNC_FILE_RANGE_WRITE alone takes no write error away from the sync to
- * come (fs/sync.c of the kernel); one that it meets itself counts as one of a write.
+ * Write-back is begun as the file grows, and one writer syncs it when it is nearly full, so that the sync at its end,
+ * for which all writers wait, has little left to do. SYNC_FILE_RANGE_WRITE alone takes no write error away from the
+ * sync to come (fs/sync.c of the kernel); one that it meets itself counts as one of a write.
  *
  * A durable block is never written again: a power cut in the middle of that can take all of it. So the first record
  * after a call of journal_sync() begins at the next multiple of BLOCK_BYTES, where replay looks for it when none
@@ -646,7 +646,7 @@ int journal_open(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OW
 	journal->folder_fd = folder_fd;
 	journal->next_number = 1;
 	journal->next_sequence = 1;
-	journal->wants_roll = true; /* what was found is never appended to */
+	journal->wants_roll = true;  /* what was found is never appended to */
 	journal->syncs = SYNCS_MANY; /* as long as nothing is known: who writes little syncs often */
 	memcpy(journal->owner, owner, JOURNAL_OWNER_BYTES);
 	journal->name = strdup(name);
@@ -805,7 +805,8 @@ static int reserve_locked(struct journal *journal, uint32_t bytes, struct journa
 	return 0;
 }
 
-/* `file` is as it was before this record of so many bytes, which may have others in front of it that aren't written yet. */
+/* `file` is as it was before this record of so many bytes, which may have others in front of it that aren't written
+ * yet. */
 static int begin_write_back(const struct journal_file *file, uint32_t bytes)
 {
 	uint32_t end_bytes = (file->tail_bytes + bytes) / WRITEBACK_BYTES * WRITEBACK_BYTES;

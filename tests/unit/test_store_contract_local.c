@@ -74,7 +74,8 @@ static void destroy(void *place, struct store *store)
 	free(place);
 }
 
-/* Who keeps what was put to put it again, keeps the handle of the last time too; a file that can't grow makes it fail. */
+/* Who keeps what was put to put it again, keeps the handle of the last time too; a file that can't grow makes it fail.
+ */
 static void a_put_that_fails_leaves_the_handle_alone(void **state)
 {
 	const struct store_reference reference = {.disk = "web01", .which = STORE_LIVE};
