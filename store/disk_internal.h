@@ -26,8 +26,7 @@ enum {
 	DISK_PREFETCH_QUEUE = 256,
 	DISK_ENTRIES_SOFT = 128 << 10, /* of journaled extents and chunks together: 56 bytes each, on the average */
 	DISK_ENTRIES_HARD = 256 << 10,
-	DISK_PENDING_MOST =
-		1024, /* chunks put and not committed: at half of it a writer commits, beyond all wait for that */
+	DISK_PENDING_MOST = 1024, /* chunks put and not committed; at half of it a writer commits, beyond all wait */
 	DISK_KEPT_MOST_BYTES = 32 << 20, /* plain content kept with them: of the cache, as long as that has it */
 	DISK_KEPT_LEAST_BYTES = 8 << 20,
 	DISK_KEPT_BY_ALL_MOST_BYTES = 64 << 20, /* the same, by all disks of this process: beyond, what is written is committed at once */
@@ -52,8 +51,7 @@ struct pending_content {
 	store_chunk chunk;
 	uint8_t digest[DIGEST_BYTES];
 	uint8_t fingerprint[FINGERPRINT_BYTES];
-	uint8_t *
-		plain; /* owned; of a chunk, else NULL: it is read from here, and may be cleaned away until we commit */
+	uint8_t *plain; /* owned; NULL: zeros. Readers take it from here: the chunk may be cleaned away */
 	uint32_t plain_bytes;
 };
 
