@@ -19,12 +19,16 @@
 
 /* ---- buffers ---- */
 
+static _Atomic uint64_t spare_of_all; /* bytes, of all disks of this process */
+
 uint8_t *disk_spare_take(struct disk *disk)
 {
 	{
 		WITH_LOCK(&disk->spare_lock);
-		if (disk->spare_count > 0)
+		if (disk->spare_count > 0) {
+			spare_of_all -= disk->chunk_bytes;
 			return disk->spare_buffers[--disk->spare_count];
+		}
 	}
 	return malloc(disk->chunk_bytes);
 }
@@ -33,7 +37,8 @@ void disk_spare_give(struct disk *disk, uint8_t *buffer)
 {
 	{
 		WITH_LOCK(&disk->spare_lock);
-		if (disk->spare_count < disk->spare_most) {
+		if (disk->spare_count < disk->spare_most && spare_of_all < DISK_KEPT_BY_ALL_MOST_BYTES) {
+			spare_of_all += disk->chunk_bytes;
 			disk->spare_buffers[disk->spare_count++] = buffer;
 			return;
 		}
@@ -106,6 +111,7 @@ void disk_stripes_free(struct disk *disk)
 	}
 	free(disk->stripes);
 	disk->stripes = NULL;
+	spare_of_all -= disk->spare_count * (uint64_t)disk->chunk_bytes;
 	while (disk->spare_count > 0)
 		free(disk->spare_buffers[--disk->spare_count]);
 	free(disk->spare_buffers);
