@@ -1468,7 +1468,7 @@ static void *check_again_and_again(void *opaque)
 {
 	struct checks *checks = opaque;
 
-	while (!atomic_load(&checks->stop)) {
+	do { /* once at the least, on however busy a machine */
 		const struct store_check_params params = {.deep = checks->clean % 2 == 0};
 		struct store_check_report report = {.is_clean = false};
 		struct failure cause = {.code = 0};
@@ -1484,7 +1484,7 @@ static void *check_again_and_again(void *opaque)
 		}
 		if (result == 0)
 			store_check_report_free(&report);
-	}
+	} while (!atomic_load(&checks->stop));
 	return NULL;
 }
 
@@ -2221,7 +2221,7 @@ static void *read_again_and_again(void *opaque)
 	reading->place = UINT64_MAX;
 	reading->error = store_scratch_new(&scratch, &reading->failure);
 	while (reading->error == 0 && reading->place == UINT64_MAX &&
-	       !atomic_load(reading->stop)) {
+	       (reading->times == 0 || !atomic_load(reading->stop))) { /* once at the least */
 		reading->place =
 			find_difference(reading->view, scratch, reading->bytes, &reading->error, &reading->failure);
 		reading->times++;
