@@ -157,7 +157,10 @@ static bool write_something(struct nbd_handle *nbd, struct client *client, uint8
 	uint32_t number = write_count++;
 	bool is_durable = believes_writes || random_number(&client->random, 10) == 0;
 
-	if (kind == 1 && client->end - first >= 256) { /* a whole chunk of 64 KiB */
+	/* A whole chunk of 64 KiB. The control writes nothing else: what is in the journal survives a kill without a flush. */
+	if (believes_writes && client->end - first < 256)
+		first = client->first;
+	if ((kind == 1 || believes_writes) && client->end - first >= 256) {
 		first = (first + 127) / 128 * 128;
 		len = 128;
 	}
