@@ -517,6 +517,8 @@ mapfile -t other_columns < <(sqlite3 -separator ' ' "$TEMPLATE/catalog.db" "SELE
 for column in "${columns[@]}"; do
 	read -r table name <<<"$column"
 	for value in "${values[@]}"; do
+		# a round that may store a few bytes a second does as it was told
+		[[ $name != limit_rate && $name != own_limit ]] || ((value <= 0 || value > 1 << 30)) || continue
 		CONTENT=any hostile "$table.$name = $value" any change "UPDATE OR IGNORE $table SET $name = $value"
 	done
 	for value in "'text'" NULL "x'00'" 1e300; do
