@@ -139,10 +139,10 @@ say "no room in just the journal, the segments, or the catalog: the same"
 is_traced() {
 	[[ $(sed -n 's/^TracerPid:\s*//p' /proc/"$NBD_PID"/status) != 0 ]]
 }
-# small FROM: seventy writes of 60 KiB, each to a part of a chunk of its own: more than the journal has room for ahead.
+# small FROM [COUNT]: writes of 60 KiB, each to a part of a chunk of its own; seventy are more than the journal has room for ahead.
 small() {
 	local i
-	for ((i = 0; i < 70; i++)); do
+	for ((i = 0; i < ${2:-70}; i++)); do
 		printf 'write -P %s %sk 60k\n' "$((1 + i))" $((($1 + i) * 64))
 	done
 }
@@ -156,7 +156,7 @@ for full in journal segments catalog; do
 	start_nbdkit "$PLUGIN" store="$WHERRY_STORE" disk=live
 	start qemu-io -f raw -c "sleep 90000" "$NBD_URI" >/dev/null # the disk stays open
 	client=$PID
-	{ large 0 && small 16 | head -n 3 && echo flush; } | qemu-io -f raw "$NBD_URI" >written.out
+	{ large 0 && small 16 3 && echo flush; } | qemu-io -f raw "$NBD_URI" >written.out
 	! grep -q "failed\|error" written.out || die "$(cat written.out)"
 	case $full in
 	journal) files=("$(find "$WHERRY_STORE/journal" -name '*.wj')") ;;
@@ -174,7 +174,7 @@ for full in journal segments catalog; do
 	stop_process "$tracer"
 	{ large 600 && small 700 && echo flush; } | qemu-io -f raw "$NBD_URI" >after.out 2>&1
 	! grep -q "failed\|rror" after.out || die "there is room in the $full, and: $(grep "failed\|rror" after.out)"
-	{ large 0 && small 16 | head -n 3 && large 600 && small 700; } | sed 's/^write/read/' |
+	{ large 0 && small 16 3 && large 600 && small 700; } | sed 's/^write/read/' |
 		qemu-io -f raw -r "$NBD_URI" >read.out 2>&1
 	! grep -q "failed\|rror" read.out || die "lost when there was no room in the $full: $(grep "failed\|rror" read.out)"
 	stop_process "$client"
