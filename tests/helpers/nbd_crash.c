@@ -41,7 +41,6 @@ static uint64_t sectors;
 static uint64_t seed;
 static bool believes_writes;
 static atomic_bool stop;
-static atomic_bool is_killed; /* or about to be */
 
 static uint64_t random_number(uint64_t *state, uint64_t below)
 {
@@ -62,19 +61,15 @@ static void sleep_ms(uint64_t ms)
 	(void)nanosleep(&time, NULL);
 }
 
-/* NULL: the server was killed before it came to that. */
 static struct nbd_handle *connect_to_server(void)
 {
 	struct nbd_handle *nbd = nbd_create();
 
-	if (nbd != NULL && nbd_connect_unix(nbd, "socket") == 0)
-		return nbd;
-	if (!is_killed) {
+	if (nbd == NULL || nbd_connect_unix(nbd, "socket") < 0) {
 		(void)fprintf(stderr, "nbd_crash: %s\n", nbd_get_error());
 		exit(1);
 	}
-	nbd_close(nbd);
-	return NULL;
+	return nbd;
 }
 
 /* ------------------------------------------------------------------ sectors */
@@ -139,6 +134,7 @@ struct client {
 	uint64_t first, end; /* sectors that are its own */
 	uint64_t random;
 	pthread_t thread;
+	struct nbd_handle *nbd;
 };
 
 static void set_all(uint32_t *table, const struct write *write, uint32_t number)
@@ -181,10 +177,10 @@ static bool write_something(struct nbd_handle *nbd, struct client *client, uint8
 static void *run_client(void *opaque)
 {
 	struct client *client = opaque;
-	struct nbd_handle *nbd = connect_to_server();
+	struct nbd_handle *nbd = client->nbd;
 	uint8_t *data = malloc(WRITE_MOST + SECTOR);
 
-	while (nbd != NULL && !stop) {
+	while (!stop) {
 		if (!write_something(nbd, client, data))
 			break;
 		if (random_number(&client->random, 30) != 0)
@@ -316,16 +312,17 @@ static unsigned one_kill(char **command, const char *disk, uint64_t *random, uns
 {
 	struct client clients[CLIENTS];
 	struct image image = {.is_made = false};
-	pid_t server;
-	unsigned wrong;
+	pid_t server = start_server(command);
+	unsigned wrong = check_disk();
 	uint64_t later_ms = random_number(random, 400);
 
-	stop = is_killed = false;
-	server = start_server(command);
-	wrong = check_disk();
+	stop = false;
+	/* all connect before the time runs: a kill while one is at that proves nothing */
 	for (unsigned i = 0; i < CLIENTS; i++) {
-		clients[i] = (struct client){
-			.first = sectors * i / CLIENTS, .end = sectors * (i + 1) / CLIENTS, .random = ++seed * 7919};
+		clients[i] = (struct client){.first = sectors * i / CLIENTS,
+					     .end = sectors * (i + 1) / CLIENTS,
+					     .random = ++seed * 7919,
+					     .nbd = connect_to_server()};
 		if (pthread_create(&clients[i].thread, NULL, run_client, &clients[i]) != 0)
 			die("a thread");
 	}
@@ -333,7 +330,6 @@ static unsigned one_kill(char **command, const char *disk, uint64_t *random, uns
 	if (random_number(random, 2) == 0)
 		make_image(&image, disk);
 	sleep_ms(later_ms);
-	is_killed = true;
 	(void)kill(server, SIGKILL);
 	(void)waitpid(server, NULL, 0);
 	stop = true;
@@ -364,7 +360,6 @@ int main(int argc, char **argv)
 	begun = calloc(sectors, sizeof(*begun));
 	for (unsigned i = 0; i < kills && wrong == 0; i++)
 		wrong += one_kill(argv + 5, argv[4], &random, &images);
-	is_killed = false;
 	server = start_server(argv + 5);
 	wrong += wrong == 0 ? check_disk() : 0;
 	(void)kill(server, SIGTERM);
