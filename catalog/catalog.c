@@ -30,6 +30,7 @@ enum {
 	LOCK_WAIT_MS = 120000,
 	CHECKPOINT_PAGES = 4096,	     /* 16 MiB of log */
 	CHECKPOINT_PAGES_WAIT = 32768,	     /* 128 MiB: wait for readers and start the log over */
+	SQLITE_PATH_MOST_BYTES = 512,	     /* MAX_PATHNAME of SQLite's os_unix.c, for the path from the root */
 };
 
 static const char schema[] =
@@ -487,6 +488,22 @@ static struct catalog *catalog_allocate(const char *store_path, const char *name
 	return catalog;
 }
 
+/* SQLite just says "unable to open database file". */
+static int check_path_length(const char *path, struct failure *failure)
+{
+	AUTO_FREE char *folder = *path == '/' ? strdup("") : getcwd(NULL, 0);
+	size_t path_bytes;
+
+	if (folder == NULL)
+		return fail_errno(failure, -errno, "catalog %s: the current folder", path);
+	path_bytes = strlen(folder) + 1 + strlen(path) + strlen("-journal");
+	if (path_bytes > SQLITE_PATH_MOST_BYTES)
+		return fail(failure, -ENAMETOOLONG,
+			    "catalog: the path of the store is %zu bytes too long for SQLite; give it a shorter one, by a bind mount for example",
+			    path_bytes - SQLITE_PATH_MOST_BYTES);
+	return 0;
+}
+
 static int fsync_folder(const char *path, struct failure *failure)
 {
 	AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -502,7 +519,7 @@ static int catalog_fill(struct catalog *catalog, uint32_t chunk_bytes, struct fa
 	int result;
 
 	if (sqlite3_open_v2(catalog->path, &catalog->db,
-			    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK)
+			    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, catalog_vfs()) != SQLITE_OK)
 		return catalog_sqlite_error(catalog, "creating", failure);
 	result = catalog_configure(catalog, failure);
 	if (result == 0)
@@ -546,7 +563,9 @@ int catalog_create_named(const char *store_path, const char *name, uint32_t chun
 		catalog_free(catalog);
 		return result;
 	}
-	result = catalog_fill(catalog, chunk_bytes, failure);
+	result = check_path_length(catalog->path, failure);
+	if (result == 0)
+		result = catalog_fill(catalog, chunk_bytes, failure);
 	path = take_ptr(catalog->path);
 	catalog_free(catalog);
 	if (result == 0)
@@ -633,7 +652,7 @@ static int catalog_open_database(struct catalog *catalog, struct failure *failur
 	if (catalog->read_only && statvfs(catalog->path, &file_system) == 0 && (file_system.f_flag & ST_RDONLY) != 0)
 		return catalog_open_immutable(catalog, failure);
 	/* also for reading: recovery of the log after a crash needs to write */
-	if (sqlite3_open_v2(catalog->path, &catalog->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK)
+	if (sqlite3_open_v2(catalog->path, &catalog->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, catalog_vfs()) != SQLITE_OK)
 		return catalog_sqlite_error(catalog, "opening", failure);
 	/* SQLite falls back to reading where it can't write */
 	if (!catalog->read_only && sqlite3_db_readonly(catalog->db, "main") == 1)
@@ -804,7 +823,9 @@ int catalog_open_named(const char *store_path, const char *name, int locks_fd, c
 		if (catalog->lock_fd < 0)
 			return fail_errno(failure, catalog->lock_fd, "lock file locks/%s", lock_name);
 	}
-	result = check_files(catalog, failure);
+	result = check_path_length(catalog->path, failure);
+	if (result == 0)
+		result = check_files(catalog, failure);
 	if (result == 0)
 		result = catalog_inode(catalog, &catalog->inode, failure);
 	if (result == 0)

@@ -177,6 +177,9 @@ int catalog_run_one(struct catalog *catalog, sqlite3_stmt *statement, const char
 
 int catalog_sqlite_error(struct catalog *catalog, const char *doing, struct failure *failure);
 
+/* The name of the way to files that databases are opened with (shared_memory.c). Any thread. */
+const char *catalog_vfs(void);
+
 /* Columns that come from outside, checked: value in [least, most], else *bad. NULL counts as bad. */
 uint64_t column_u64(sqlite3_stmt *statement, int column, uint64_t most, bool *bad);
 int64_t column_i64(sqlite3_stmt *statement, int column, int64_t least, int64_t most, bool *bad);

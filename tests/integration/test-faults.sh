@@ -54,6 +54,30 @@ check_export web01@5 source
 umount mounted
 rm disk.img kept4
 
+say "a full file system with blocks smaller than a page of memory: what SQLite maps needs all of its blocks"
+truncate -s 40M disk.img
+mkfs.ext4 -q -m 0 -b 1024 disk.img
+mount -o loop disk.img mounted
+wherry init >/dev/null
+random_file source 4M 6
+cp source kept1
+sync_disk source web01
+dd if=/dev/zero of=mounted/fill bs=1M status=none 2>/dev/null || true
+dd if=/dev/zero of=mounted/fill2 bs=1K status=none 2>/dev/null || true
+expect_equal 0 "$(stat -f -c %a mounted)" "free blocks"
+check_export web01@1 kept1
+expect_exit 0 wherry images
+expect_exit 0 wherry check --progress=none
+random_range source 0 1M 7
+for attempt in 1 2; do
+	expect_error "[Nn]o space left.*make room" wherry sync source web01 --progress=none
+	expect_exit 0 wherry images
+	expect_exit 0 wherry check --deep --progress=none
+done
+expect_exit 0 wherry delete web01@1
+umount mounted
+rm disk.img kept1
+
 say "calls that fail"
 export WHERRY_STORE=$WORK/store
 make_store --chunk-size 16K

@@ -202,6 +202,10 @@ refused 1 "folder directory: not empty \(file is there\)" wherry -s directory in
 refused 1 'source' wherry -s source init
 refused 1 'No such file' wherry -s no/such/folder init
 refused 2 'store: empty' wherry -s "" disks
+deep=$(printf 'd%.0s' {1..200})
+mkdir -p "$deep/$deep/$deep"
+refused 1 'catalog: the path of the store is [0-9]+ bytes too long for SQLite; give it a shorter one' wherry -s "$deep/$deep/$deep/store" init
+rm -r "$deep"
 expect_equal file "$(ls -A directory)" "what is in a folder that is no store"
 check_unchanged stores
 
