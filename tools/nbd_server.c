@@ -260,6 +260,39 @@ int nbd_server_check(struct failure *failure)
 	return 0;
 }
 
+static int check_key_file(const char *option, const char *path, const char *made_by, struct failure *failure)
+{
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	struct stat status;
+
+	if (fd < 0)
+		return fail(failure, -errno, "%s: %s: %s; %s", option, path, strerror(errno), made_by);
+	if (fstat(fd, &status) == 0 && S_ISDIR(status.st_mode))
+		return fail(failure, -EISDIR, "%s: %s: is a directory; %s", option, path, made_by);
+	return 0;
+}
+
+int nbd_server_check_tls(const struct options *options, struct failure *failure)
+{
+	static const char *const names[] = {"ca-cert.pem", "server-cert.pem", "server-key.pem"};
+
+	if (options->tls_psk != NULL)
+		return check_key_file("--tls-psk", options->tls_psk, "psktool(1) makes such a file", failure);
+	for (size_t i = 0; options->tls_certificates != NULL && i < sizeof(names) / sizeof(names[0]); i++) {
+		AUTO_FREE char *path = NULL;
+		int error;
+
+		if (asprintf(&path, "%s/%s", options->tls_certificates, names[i]) < 0) {
+			path = NULL;
+			return fail(failure, -ENOMEM, "out of memory");
+		}
+		error = check_key_file("--tls-certificates", path, "nbdkit-tls(1) says how to make it", failure);
+		if (error < 0)
+			return error;
+	}
+	return 0;
+}
+
 /* ---- the process ---- */
 
 struct arguments {
@@ -313,12 +346,16 @@ static unsigned thread_count(void)
 static void make_arguments(struct arguments *arguments, const struct nbd_server *server, const char *plugin)
 {
 	const struct options *options = server->options;
-	char cache[32], threads[16];
+	char cache[32], ready[32], threads[16];
 
 	add_word(arguments, "nbdkit");
 	add_word(arguments, "--foreground");
 	(void)snprintf(threads, sizeof(threads), "%u", thread_count());
 	add_pair(arguments, "--threads=", threads);
+	if (server->ready_fd >= 0) {
+		(void)snprintf(ready, sizeof(ready), "%d", server->ready_fd);
+		add_pair(arguments, "--pidfile=/dev/fd/", ready);
+	}
 	if (options->read_only)
 		add_word(arguments, "--readonly");
 	if (options->tls_certificates != NULL || options->tls_psk != NULL)
@@ -391,6 +428,8 @@ __attribute__((noreturn)) static void become_server(const struct nbd_server *ser
 	(void)signal(SIGPIPE, SIG_DFL);
 	/* The socket has to be number 3, which may be somebody else's; those are not needed any more. */
 	if (socket_fd == FIRST_LISTEN_FD ? fcntl(socket_fd, F_SETFD, 0) < 0 : dup2(socket_fd, FIRST_LISTEN_FD) < 0)
+		_exit(STATUS_FAILED);
+	if (server->ready_fd >= 0 && fcntl(server->ready_fd, F_SETFD, 0) < 0)
 		_exit(STATUS_FAILED);
 	if (server->options->tls_certificates != NULL || server->options->tls_psk != NULL)
 		prefer_fast_cipher();

@@ -21,6 +21,7 @@ struct nbd_server {
 	const struct options *options; /* store, scratch, cache, rw, read_only, TLS */
 	bool ends_with_last_client;    /* rather than with us */
 	const char *log_path;	       /* its standard error; NULL: ours */
+	int ready_fd;		       /* a pipe that it writes to when it has its keys and plugin, 10 or above; -1: none */
 };
 
 /* The folder for sockets: /run/wherry, or the like for who isn't root. It is made. Caller frees. */
@@ -37,6 +38,9 @@ bool nbd_address_is_loopback(const char *address);
 
 /* Looks whether nbdkit and the plugin are there: -ENOENT says what to install. */
 int nbd_server_check(struct failure *failure);
+
+/* Looks whether the files that the options for TLS name can be read. */
+int nbd_server_check_tls(const struct options *options, struct failure *failure);
 
 /*
  * Starts it on a socket that listens, in a session of its own if it has a log. It ends when we do, unless it ends with

@@ -326,7 +326,7 @@ static int attach_device(const struct command_line *line, const char *folder, un
 	AUTO_FREE char *log_path = NULL;
 	AUTO_CLOSE int fd = -1;
 	struct nbd_server server = {
-		.reference = line->arguments[0], .options = &line->options, .ends_with_last_client = true};
+		.reference = line->arguments[0], .options = &line->options, .ends_with_last_client = true, .ready_fd = -1};
 	pid_t pid;
 	int error;
 

@@ -5,10 +5,13 @@
 #include "tools/command.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,7 +19,7 @@
 #include "tools/nbd_server.h"
 #include "tools/output.h"
 
-enum { DEFAULT_PORT = 10809 };
+enum { DEFAULT_PORT = 10809, READY_FD_LEAST = 10 };
 
 /* Where it listens. */
 struct place {
@@ -161,6 +164,33 @@ static int listen_tcp(const struct command_line *line, struct place *place, stru
 	return 0;
 }
 
+/* The writing end is out of the way of the descriptor that nbdkit gets the socket as. */
+static int make_ready_pipe(int *ret_read_fd, int *ret_write_fd, struct failure *failure)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return fail_errno(failure, -errno, "pipe");
+	*ret_read_fd = ends[0];
+	*ret_write_fd = fcntl(ends[1], F_DUPFD_CLOEXEC, READY_FD_LEAST);
+	(void)close(ends[1]);
+	return *ret_write_fd < 0 ? fail_errno(failure, -errno, "pipe") : 0;
+}
+
+/* True when nbdkit is ready for clients; false when it has ended before, or a signal asks it to. */
+static bool wait_until_ready(int ready_fd, const sigset_t *signals)
+{
+	sigset_t asking = *signals;
+
+	(void)sigdelset(&asking, SIGCHLD); /* may be about a child of whoever became us; the end of ours is the end of the pipe */
+	AUTO_CLOSE int signal_fd = signalfd(-1, &asking, SFD_CLOEXEC); /* only looked at: signals stay pending */
+	struct pollfd fds[] = {{.fd = ready_fd, .events = POLLIN}, {.fd = signal_fd, .events = POLLIN}};
+
+	while (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0 && errno == EINTR)
+		continue;
+	return (fds[0].revents & POLLIN) != 0;
+}
+
 static void say_where(const struct command_line *line, const struct place *place)
 {
 	if (line->options.json) {
@@ -205,17 +235,22 @@ static enum exit_status wait_for_server(pid_t pid, const sigset_t *signals)
 static enum exit_status run_serve_nbd(const struct command_line *line)
 {
 	AUTO(leave_place) struct place place = {.fd = -1};
-	const struct nbd_server server = {.reference = line->argument_count > 0 ? line->arguments[0] : NULL,
-					  .options = &line->options};
+	struct nbd_server server = {.reference = line->argument_count > 0 ? line->arguments[0] : NULL,
+				    .options = &line->options};
+	AUTO_CLOSE int ready_fd = -1;
+	AUTO_CLOSE int ready_write_fd = -1;
 	struct failure failure = {.code = 0};
 	enum exit_status status = check_options(line);
+	bool is_ready;
 	sigset_t signals;
 	pid_t pid;
 	int error;
 
 	if (status != STATUS_DONE)
 		return status;
-	if (check_reference(line, &failure) < 0 || nbd_server_check(&failure) < 0)
+	if (check_reference(line, &failure) < 0 || nbd_server_check(&failure) < 0 ||
+	    nbd_server_check_tls(&line->options, &failure) < 0 ||
+	    make_ready_pipe(&ready_fd, &ready_write_fd, &failure) < 0)
 		return report_failure(&failure);
 	if (line->options.address != NULL || line->options.has_port)
 		error = listen_tcp(line, &place, &failure);
@@ -229,13 +264,19 @@ static enum exit_status run_serve_nbd(const struct command_line *line)
 	(void)sigaddset(&signals, SIGHUP);
 	(void)sigaddset(&signals, SIGCHLD);
 	(void)sigprocmask(SIG_BLOCK, &signals, NULL);
+	server.ready_fd = ready_write_fd;
 	if (nbd_server_start(&server, place.fd, &pid, &failure) < 0) {
 		(void)close(take_fd(&place.fd));
 		status = report_failure(&failure);
 	} else {
 		(void)close(take_fd(&place.fd)); /* when nbdkit has gone nobody shall wait for an answer */
-		say_where(line, &place);
+		(void)close(take_fd(&ready_write_fd));
+		is_ready = wait_until_ready(ready_fd, &signals);
+		if (is_ready)
+			say_where(line, &place);
 		status = wait_for_server(pid, &signals);
+		if (!is_ready && status == STATUS_FAILED)
+			report_line("wherry: nbdkit: could not start; it says why above");
 	}
 	if (place.socket_path != NULL)
 		nbd_remove_socket(place.socket_path);

@@ -112,6 +112,31 @@ if grep -qw aes /proc/cpuinfo && [[ ! -e /etc/gnutls/config && -z ${GNUTLS_SYSTE
 fi
 stop_server TERM
 
+say "no URI before it is ready, nor when it can't be"
+# refused_serving PATTERN OPTION…: fails, and has printed nothing that looks like an answer
+refused_serving() {
+	local pattern=$1
+	shift
+	expect_error "$pattern" wherry serve-nbd --port 0 --json "$@"
+	[[ ! -s stdout ]] || die "an answer of a server that isn't there: $(cat stdout)"
+}
+mkdir certificates
+refused_serving "--tls-psk: nosuch: No such file.*psktool" --tls-psk nosuch
+refused_serving "--tls-psk: certificates: is a directory" --tls-psk certificates
+refused_serving "--tls-certificates: certificates/ca-cert.pem: No such file.*nbdkit-tls" --tls-certificates certificates
+touch certificates/{ca-cert,server-cert,server-key}.pem
+status=0
+wherry serve-nbd --port 0 --json --tls-certificates certificates >stdout 2>stderr || status=$?
+expect_equal 1 "$status" "exit status without a certificate in the files"
+[[ ! -s stdout ]] || die "an answer of a server that isn't there: $(cat stdout)"
+expect_equal "wherry: nbdkit: could not start; it says why above" "$(tail -n 1 stderr)"
+# children that the program has from the shell before it are none of its business
+start bash -c '(sleep 0.2) & exec wherry serve-nbd web01@1 --socket "$1" >served 2>served.log' bash "$WORK/own.sock"
+SERVER=$PID
+wait_until 20 grep -q nbd+unix served
+expect_exit 0 nbdinfo --size "$(cat served)"
+stop_server TERM
+
 say "wrong usage"
 expect_error "--tls-psk: not together with --tls-certificates" wherry serve-nbd --tls-psk a --tls-certificates b
 expect_error "--scratch: not together with --read-only" wherry serve-nbd --scratch --read-only
