@@ -142,6 +142,8 @@ struct verb_argument {
 	bool repeats; /* the last one only */
 };
 
+#define DEFAULT_STORE "/var/lib/wherry" /* where neither --store nor $WHERRY_STORE says which one */
+
 struct verb_option {
 	enum option_id id;
 	bool required;

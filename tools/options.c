@@ -29,7 +29,6 @@
 #include "store/record.h"
 #include "tools/text.h"
 
-#define DEFAULT_STORE "/var/lib/wherry"
 
 const struct option_kind option_kinds[OPTION_COUNT] = {
 	[OPTION_STORE] = {"store", 's', "STORE", "directory",
@@ -99,8 +98,7 @@ struct raw_line {
 	const char *values[OPTION_COUNT]; /* "" for options without an argument; NULL: not given */
 	const char **words;		  /* owned; the verb first */
 	size_t word_count;
-	const char *unknown; /* the first thing that looks like an option and is none */
-	char unknown_letter[3];
+	const char *unknown; /* the first thing that looks like an option and is none: the word as it was typed */
 	enum option_id missing;	    /* an option at the end that wants an argument; OPTION_COUNT: none */
 	enum option_id superfluous; /* an option that has an argument and takes none; OPTION_COUNT: none */
 };
@@ -146,6 +144,17 @@ static bool is_whole_name(const char *typed, const char *name)
 	       (typed[2 + name_bytes] == '\0' || typed[2 + name_bytes] == '=');
 }
 
+/* The word with an unknown letter: getopt has gone on to the next one only if it was the last letter of its word. */
+static const char *word_of_letter(char *const *argv, int letter)
+{
+	const char *previous = argv[optind - 1];
+	size_t length = strlen(previous);
+
+	if (previous[0] == '-' && length >= 2 && previous[length - 1] == letter)
+		return previous;
+	return argv[optind];
+}
+
 static void take_complaint(struct raw_line *raw, char *const *argv, int kind)
 {
 	enum option_id id =
@@ -161,11 +170,8 @@ static void take_complaint(struct raw_line *raw, char *const *argv, int kind)
 		return;
 	else if (optopt == 0) /* a name that is unknown, or the beginning of several */
 		raw->unknown = argv[optind - 1];
-	else {
-		raw->unknown_letter[0] = '-';
-		raw->unknown_letter[1] = (char)optopt;
-		raw->unknown = raw->unknown_letter;
-	}
+	else
+		raw->unknown = word_of_letter(argv, optopt);
 }
 
 static void take_option(struct raw_line *raw, char *const *argv, int value)
@@ -243,6 +249,8 @@ static int fail_unknown_option(struct failure *failure, const struct verb *verb,
 	nearest = suggest_word(name + strspn(name, "-"), names, count);
 	if (nearest != NULL)
 		return fail(failure, -EINVAL, "%s: no such option; did you mean '--%s'?", name, nearest);
+	if (typed[0] == '-' && typed[1] != '-' && typed[2] != '\0')
+		return fail_usage(failure, verb, "%s: no such option; if it is the name of a file, write ./%s", typed, typed);
 	return fail_usage(failure, verb, "%s: no such option", name);
 }
 
@@ -259,6 +267,9 @@ static const char *verb_of_other_programs(const char *word)
 		{"keep", "retain"},   {"history", "rounds"},
 		{"clean", "gc"},      {"cleanup", "gc"},     {"compact", "gc"},     {"vacuum", "gc"},
 		{"serve", "serve-nbd"}, {"nbd", "serve-nbd"}, {"connect", "attach"}, {"disconnect", "detach"},
+		{"mount", "attach"},  {"umount", "detach"},  {"unmount", "detach"}, {"status", "disks"},
+		{"info", "images"},   {"add", "create"},     {"new", "create"},     {"scrub", "check"},
+		{"fsck", "check"},    {"repair", "check"},   {"version", "--version"},
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)

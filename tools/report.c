@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/progress_bar.h"
 
@@ -17,7 +18,14 @@ int command_line_open_store(const struct command_line *line, bool read_only, str
 {
 	struct store_options options = {.read_only = read_only, .notices = progress_notices()};
 
-	return store_open_local(line->options.store, &options, ret_store, failure);
+	struct failure cause = {.code = 0};
+	int error = store_open_local(line->options.store, &options, ret_store, &cause);
+
+	if (error == -ENOENT && strcmp(line->options.store, DEFAULT_STORE) == 0 && access(DEFAULT_STORE, F_OK) < 0)
+		return fail(failure, error, "%s, or name another one with -s or $WHERRY_STORE", cause.message);
+	if (error == -EACCES && geteuid() != 0)
+		return fail(failure, error, "%s; run as root, or as the user whose store it is", cause.message);
+	return error == 0 ? 0 : fail_from(failure, &cause);
 }
 
 int command_line_open_store_to_read(const struct command_line *line, const struct store_reference *reference,

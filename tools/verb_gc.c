@@ -75,7 +75,7 @@ const struct verb verb_gc = {
 		"itself.",
 	.option_count = 3,
 	.options = {{.id = OPTION_LIMIT, .help = "rewrite at most RATE a second: 10M, 100Mbit; 0 or unlimited: no limit"},
-		    {.id = OPTION_DRY_RUN},
+		    {.id = OPTION_DRY_RUN, .help = "say how much would be freed, and free nothing"},
 		    {.id = OPTION_PROGRESS}},
 	.example_count = 2,
 	.examples = {{"wherry gc --dry-run", "how much it would free"},

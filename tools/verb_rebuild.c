@@ -84,7 +84,8 @@ const struct verb verb_rebuild = {
 		"forgotten, and the next one of each disk compares everything. Stopped or killed, it leaves the old catalog as it "
 		"was; if there is none afterwards, run it again.",
 	.option_count = 2,
-	.options = {{.id = OPTION_DRY_RUN}, {.id = OPTION_PROGRESS}},
+	.options = {{.id = OPTION_DRY_RUN, .help = "find out what could be had again, and change nothing"},
+		    {.id = OPTION_PROGRESS}},
 	.example_count = 2,
 	.examples = {{"wherry rebuild --dry-run", "what could be had again"}, {"wherry rebuild", "do it"}},
 	.run = run_rebuild,

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/units.h"
@@ -50,6 +51,17 @@ static enum exit_status report_round(const struct command_line *line, const stru
 	else
 		output_text_sync(line->arguments[1], report);
 	return report->verified && !report->equal ? STATUS_DIFFERENT : STATUS_DONE;
+}
+
+/* A source that isn't there, and a file where the name of a disk is wanted. */
+static enum exit_status report_sync_failure(const struct command_line *line, const struct failure *failure)
+{
+	const char *source = line->arguments[0], *disk = line->arguments[1];
+
+	if (failure->code != -ENOENT || strstr(source, "://") != NULL || access(source, F_OK) == 0 || access(disk, F_OK) < 0)
+		return report_failure(failure);
+	report_line("wherry: %s; SOURCE comes first: was 'wherry sync %s %s' meant?", failure->message, disk, source);
+	return STATUS_FAILED;
 }
 
 static struct round_options round_options_of(const struct command_line *line)
@@ -103,7 +115,7 @@ static enum exit_status run_sync(const struct command_line *line)
 	if (result == -EINTR && *operation.stop)
 		return report_stop(line, &report);
 	if (result < 0)
-		return report_failure(&failure);
+		return report_sync_failure(line, &failure);
 	return report_round(line, &report);
 }
 

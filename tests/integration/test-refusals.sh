@@ -48,6 +48,7 @@ ln -s "$WHERRY_STORE/catalog.db" link-into-store
 segment=$(find "$WHERRY_STORE/segments" -type f | head -n 1)
 refused 1 'nosuch: no such file or device' wherry sync nosuch new
 refused 1 'dangling: no such file' wherry sync dangling new
+refused 1 "web01: no such file.*; SOURCE comes first: was 'wherry sync source web01' meant" wherry sync web01 source
 refused 1 'source/x: ' wherry sync source/x new
 refused 1 'directory: is a directory' wherry sync directory new
 refused 1 'empty: is empty' wherry sync empty new
@@ -161,7 +162,13 @@ refused 2 "did you mean 'sync'" wherry help snyc
 refused 2 "lable: no such option; did you mean '--label'" wherry sync source web01 --lable x
 refused 2 "josn: no such option; did you mean '--json'" wherry disks --josn
 refused 2 "xyzzy: no such option; try 'wherry disks --help'" wherry disks --xyzzy
-refused 2 "-x: no such option" wherry -x disks
+refused 2 "-x: no such option; try" wherry -x disks
+refused 2 "-keep: no such option; did you mean '--keep'" wherry sync source web01 -keep 3
+refused 2 "-nx: no such option" wherry delete -nx web01@1
+refused 2 "-xn: no such option" wherry delete -xn web01@1
+refused 2 "-odd.img: no such option; if it is the name of a file, write ./-odd.img; try 'wherry sync --help'" wherry sync -odd.img web01
+refused 2 "version: no such verb; did you mean '--version'" wherry version
+refused 2 "mount: no such verb; did you mean 'attach'" wherry mount web01@1 mnt
 refused 2 "lim: no such option" wherry sync source web01 --lim 3M
 refused 2 "dry-run: not an option of 'sync'" wherry sync source web01 --dry-run
 refused 2 "keep: not an option of 'images'" wherry --keep 3 images
@@ -191,6 +198,8 @@ check_unchanged usage
 say "stores"
 refused 1 "store nosuch: there is no such folder; .*wherry -s nosuch init" wherry -s nosuch disks
 refused 1 "store nosuch: " wherry -s nosuch sync source web01
+[[ -e /var/lib/wherry ]] ||
+	refused 1 'store /var/lib/wherry: .*init., or name another one with -s or \$WHERRY_STORE' env -u WHERRY_STORE wherry disks
 refused 1 "store source: not a folder" wherry -s source disks
 refused 1 "store directory: not a store" wherry -s directory disks
 refused 1 "store directory: not a store" wherry -s directory sync source web01
@@ -348,7 +357,7 @@ nobody() {
 	setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
 }
 chmod 600 source
-refused 1 "store .*[Pp]ermission denied" nobody program/wherry disks
+refused 1 "store .*[Pp]ermission denied; run as root, or as the user whose store it is" nobody program/wherry disks
 install -d -o 65534 -g 65534 nobodys
 expect_exit 0 nobody program/wherry -s nobodys/store init
 refused 1 'source: permission denied; run as root' nobody program/wherry -s nobodys/store sync source web01
