@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/cleanup.h"
 #include "common/units.h"
@@ -25,6 +26,8 @@ enum {
 	LIST_MOST_EXPORTS = 10000, /* nbdkit takes no more */
 	LIST_MOST_TABLES = 256,	   /* partition tables that are read for one listing */
 	DESCRIPTION_BYTES = 1024,
+	BUSY_WAIT_MS = 2000,
+	BUSY_STEP_MS = 50,
 };
 
 enum shared_state { SHARED_OPENING, SHARED_OPEN, SHARED_CLOSING };
@@ -254,6 +257,23 @@ static void drop_locked(struct exports *exports, struct shared_disk *shared)
 	(void)pthread_cond_broadcast(&exports->changed);
 }
 
+/*
+ * An image of a disk that nobody has open, a flush of what a killed server left: such work has the disk for a moment, and a client that
+ * comes just then is better served a moment later than refused.
+ */
+static int open_patiently(struct store *store, const struct store_reference *reference, const struct disk_options *options,
+			  struct disk **ret_disk, struct failure *failure)
+{
+	for (unsigned waited_ms = 0;; waited_ms += BUSY_STEP_MS) {
+		struct failure cause = {.code = 0};
+		int error = disk_open(store, reference, options, ret_disk, &cause);
+
+		if (error != -EBUSY || waited_ms >= BUSY_WAIT_MS)
+			return error < 0 ? fail_from(failure, &cause) : 0;
+		(void)nanosleep(&(struct timespec){.tv_nsec = BUSY_STEP_MS * 1000000L}, NULL); /* woken early: asks again */
+	}
+}
+
 static int open_disk(struct exports *exports, const struct store_reference *reference, bool read_only,
 		     struct disk **ret_disk, struct failure *failure)
 {
@@ -268,12 +288,12 @@ static int open_disk(struct exports *exports, const struct store_reference *refe
 	(void)snprintf(doing, sizeof(doing), "nbdkit wherry %s", reference->disk);
 	if (exports->store_is_read_only)
 		options.write = false;
-	error = disk_open(exports->store, reference, &options, ret_disk, &cause);
+	error = open_patiently(exports->store, reference, &options, ret_disk, &cause);
 	if (error < 0 && options.write && (error == -EPERM || error == -EROFS)) {
 		notice(exports->options.notices, NOTICE_WARNING, "read-only: %s", cause.message);
 		options.write = false;
 		failure_clear(&cause);
-		error = disk_open(exports->store, reference, &options, ret_disk, &cause);
+		error = open_patiently(exports->store, reference, &options, ret_disk, &cause);
 	}
 	if (error < 0)
 		(void)fail_from(failure, &cause);

@@ -55,7 +55,7 @@ struct open_export {
 };
 
 /*
- * -ENOENT: no such export; -EBUSY: open elsewhere, by whom. A live disk that can't be had for writing, because rounds
+ * -ENOENT: no such export; -EBUSY: open elsewhere, by whom, and for two seconds since. A live disk that can't be had for writing, because rounds
  * write to it or the store is read-only, is opened for reading, and a notice says why.
  */
 int exports_open(struct exports *exports, const char *name, bool read_only, struct open_export **ret_export,

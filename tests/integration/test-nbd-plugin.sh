@@ -157,6 +157,15 @@ nbdinfo "$NBD_URI" >/dev/null 2>&1 && die "the disk was opened twice"
 expect_log "nbdkit wherry web01 \(pid $FIRST_PID"
 stop_process "$holder"
 wait_until 10 nbdinfo --size "$NBD_URI"
+wait_until 10 flock -n "$WHERRY_STORE/locks/disk-1" true
+start flock "$WHERRY_STORE/locks/disk-1" sleep 0.7 # somebody has it for a moment: who connects waits
+locker=$PID
+is_locked() {
+	! flock -n "$WHERRY_STORE/locks/disk-1" true
+}
+wait_until 10 is_locked
+expect_exit 0 nbdinfo --size "$NBD_URI"
+finish "$locker"
 nbdinfo "$(uri web01@1)" >/dev/null 2>&1 && die "web01@1 from who offers web01"
 stop_process "$NBD_PID"
 NBD_SOCKET=$FIRST_SOCKET NBD_PID=$FIRST_PID
