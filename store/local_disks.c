@@ -28,6 +28,7 @@ static int describe_disk(struct local_store *local, struct catalog *catalog, con
 		.sector_bytes = row->sector_bytes,
 		.live_generation = row->generation,
 		.content_round = row->content_round,
+		.changed_bytes = row->changed_bytes,
 		.keep = row->keep,
 		.level = row->level,
 		.limit_bytes_per_second = row->limit_bytes_per_second,

@@ -104,6 +104,8 @@ struct store_disk {
 	uint32_t images;	 /* how many there are */
 	uint32_t live_generation;
 	uint32_t content_round;	 /* live content is what this round left when it was done; 0: something else changed it since */
+	uint64_t changed_bytes;	 /* of live content: may differ from the newest image, or from what the disk began as; what a rebuild
+				  * found behind the newest image is not counted */
 	char *mirror_of;	 /* the source it mirrors, NULL if none */
 	char *open_by;		 /* who has the live disk open, NULL if nobody */
 	char *parent;		 /* "web01@3": the image that shows through most of it, for a clone; else NULL */

@@ -138,6 +138,7 @@ static int describe_disk(const struct fake *fake, const struct fake_disk *disk, 
 	ret_item->images = (uint32_t)disk->image_count;
 	ret_item->live_generation = disk->generation;
 	ret_item->content_round = disk->content_round;
+	ret_item->changed_bytes = fake_count_changed_bytes(fake, disk);
 	ret_item->keep = disk->keep;
 	ret_item->level = disk->level;
 	ret_item->limit_bytes_per_second = disk->limit_bytes_per_second;

@@ -252,8 +252,7 @@ int fake_retain(struct store *store, const char *disk, uint32_t keep, bool dry_r
 
 /* ------------------------------------------------------------------- making */
 
-/* Plain bytes of live content that differ from what the newest image has in their place, or from what the disk began as. */
-static uint64_t count_changed_bytes(const struct fake *fake, const struct fake_disk *disk)
+uint64_t fake_count_changed_bytes(const struct fake *fake, const struct fake_disk *disk)
 {
 	const struct fake_map *before = disk->image_count == 0 ? &disk->first : &disk->images[disk->image_count - 1]->map;
 	uint64_t changed_bytes = 0;
@@ -300,7 +299,7 @@ static int create_image_locked(struct fake_view *view, const struct store_image_
 	image->number = disk->next_image++;
 	image->created_at = time(NULL);
 	image->size_bytes = disk->size_bytes;
-	image->changed_bytes = count_changed_bytes(view->fake, disk);
+	image->changed_bytes = fake_count_changed_bytes(view->fake, disk);
 	image->consistency = params->consistency;
 	image->round = params->round;
 	disk->images[disk->image_count++] = image;

@@ -233,6 +233,9 @@ int fake_find_disk(const struct fake *fake, const char *name, struct fake_disk *
  * Who has this open (image NULL: the live content): "wherry export (pid 7)", "... and 2 more"; *ret_holder is NULL when
  * nobody has.
  */
+/* Plain bytes of live content that differ from what the newest image has in their place, or from what the disk began as. */
+uint64_t fake_count_changed_bytes(const struct fake *fake, const struct fake_disk *disk);
+
 int fake_find_holder(const struct fake *fake, const struct fake_disk *disk, const struct fake_image *image,
 		     char **ret_holder, struct failure *failure);
 int fake_list_disks(struct store *store, const char *name, struct store_disk **ret_list, size_t *ret_count,

@@ -214,6 +214,26 @@ static int follow_size(struct round *round, struct failure *failure)
 	return store_resize_disk(round->view, round->info->size_bytes, failure);
 }
 
+/*
+ * The first round onto a disk that was there before: what somebody else has written to it would be gone, without an image
+ * that holds it. Looked at with the disk in our hands, when what a crash left in its journal is counted.
+ */
+static int check_nothing_is_lost(struct round *round, struct failure *failure)
+{
+	char size[UNITS_TEXT_BYTES];
+	struct store_disk *disks = NULL;
+	size_t count = 0;
+	int result = store_list_disks(round->store, round->options->disk, &disks, &count, failure);
+
+	if (result == 0 && disks[0].mirror_of == NULL && disks[0].changed_bytes > 0)
+		result = fail(failure, -EEXIST,
+			      "disk %s: no round has written to it yet, but somebody else has: %s that no image holds, and that this "
+			      "round would overwrite; 'wherry image %s' keeps them, or sync to a disk of another name",
+			      round->options->disk, units_format_size(disks[0].changed_bytes, size), round->options->disk);
+	store_disks_free(disks, count);
+	return result;
+}
+
 static int claim_disk(struct round *round, struct failure *failure)
 {
 	struct store_reference reference = { .which = STORE_LIVE };
@@ -225,6 +245,8 @@ static int claim_disk(struct round *round, struct failure *failure)
 		return result;
 	(void)strncpy(reference.disk, round->options->disk, sizeof(reference.disk) - 1);
 	result = store_view_open(round->store, &reference, VIEW_WRITE, round->operation->doing, &round->view, failure);
+	if (result == 0)
+		result = check_nothing_is_lost(round, failure);
 	if (result == 0)
 		result = follow_size(round, failure);
 	if (result == 0 && round->options->keep > 0) {

@@ -129,6 +129,8 @@ const struct verb verb_sync = {
 		"copies the blocks in use; later ones read and compare, and store what has changed. At the end an "
 		"image is "
 		"made of it, and images over the limit of --keep go.\n\n"
+		"A disk that was made by hand or by 'wherry clone' becomes a mirror of SOURCE; what was written to it "
+		"and is in no image has to be put into one first ('wherry image').\n\n"
 		"The source is only read. It may be in use meanwhile: then the image is marked fuzzy, since parts of "
 		"it were "
 		"read at different moments.\n\n"

@@ -112,6 +112,25 @@ if grep -qw aes /proc/cpuinfo && [[ ! -e /etc/gnutls/config && -z ${GNUTLS_SYSTE
 fi
 stop_server TERM
 
+say "a round doesn't take what somebody has written to a disk by hand, and no image holds"
+for how in TERM KILL; do
+	expect_exit 0 wherry create "by-hand-${how,,}" 3M
+	serve "by-hand-${how,,}" --socket "$WORK/own.sock"
+	expect_exit 0 qemu-io -f raw -c 'write -P 7 70000 512' -c flush "$URI"
+	kill "-$how" "$SERVER" # killed: it stays in the journal
+	finish "$SERVER" || true
+	wait_until 10 eval '! nbdinfo --size "nbd+unix:///?socket=$WORK/own.sock" 2>/dev/null'
+	disk=by-hand-${how,,}
+	expect_error "disk $disk: no round has written to it yet.*64.0 KiB that no image holds.*wherry image $disk" wherry sync disk.img "$disk"
+	expect_exit 0 wherry image "$disk"
+	sync_disk disk.img "$disk" --read-all
+	check_export "$disk@2" disk.img
+	expect_exit 0 wherry export "$disk@1" out.img --progress=none
+	expect_equal "0707 512" "$(od -An -tx1 -j 70000 -N 2 out.img | tr -d ' \n') $(tr -d '\0' <out.img | wc -c)" "what was written by hand is in image 1"
+done
+wherry clone web01@1 of-web01 >/dev/null
+sync_disk disk.img of-web01 # a clone that nobody has written to has nothing of its own to lose
+
 say "no URI before it is ready, nor when it can't be"
 # refused_serving PATTERN OPTION…: fails, and has printed nothing that looks like an answer
 refused_serving() {
@@ -131,6 +150,7 @@ expect_equal 1 "$status" "exit status without a certificate in the files"
 [[ ! -s stdout ]] || die "an answer of a server that isn't there: $(cat stdout)"
 expect_equal "wherry: nbdkit: could not start; it says why above" "$(tail -n 1 stderr)"
 # children that the program has from the shell before it are none of its business
+: >served
 start bash -c '(sleep 0.2) & exec wherry serve-nbd web01@1 --socket "$1" >served 2>served.log' bash "$WORK/own.sock"
 SERVER=$PID
 wait_until 20 grep -q nbd+unix served

@@ -410,6 +410,7 @@ static void disks_are_listed_by_name(void **state)
 	assert_int_equal(list[1].sector_bytes, 4096);
 	assert_string_equal(list[1].mirror_of, "/dev/sdx");
 	assert_int_equal(list[1].images, 0);
+	assert_int_equal(list[1].changed_bytes, 0);
 	assert_int_equal(list[1].keep, 0);
 	assert_int_equal(list[1].level, -1);
 	assert_int_equal(list[1].limit_bytes_per_second, 0);
@@ -1060,6 +1061,18 @@ static void missing_image_is_answered_with_those_there_are(void **state)
 	must_refuse(store_pin_image(fixture->store, "db", 4, true, why()), -ENOENT, "1, 3, 5");
 }
 
+static uint64_t changed_of_live(struct fixture *fixture, const char *name)
+{
+	struct store_disk *list;
+	uint64_t changed_bytes;
+	size_t count;
+
+	must(store_list_disks(fixture->store, name, &list, &count, why()));
+	changed_bytes = list[0].changed_bytes;
+	store_disks_free(list, count);
+	return changed_bytes;
+}
+
 static void changed_bytes_are_those_that_differ(void **state)
 {
 	struct fixture *fixture = *state;
@@ -1087,7 +1100,9 @@ static void changed_bytes_are_those_that_differ(void **state)
 	fill(bytes, CHUNK, 160);
 	memset(bytes + (size_t)3 * CHUNK, 0, CHUNK);
 	write_places(fixture, view, bytes, all_places);
+	assert_int_equal(changed_of_live(fixture, "web01"), CHUNK + 100);
 	take_image(view);
+	assert_int_equal(changed_of_live(fixture, "web01"), 0);
 	close_view(view);
 	for (uint32_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++) {
 		struct store_image *image = describe_image(fixture, "web01", i + 1);
