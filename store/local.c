@@ -183,6 +183,8 @@ static int read_description_text(int folder_fd, const char *path, char *ret_text
 	AUTO_CLOSE int fd = own_file_open(folder_fd, "wherry.json", O_RDONLY, 0);
 	ssize_t length;
 
+	if (fd == -ENOENT && faccessat(folder_fd, "segments/01", F_OK, 0) == 0)
+		return fail(failure, -EINVAL, "store %s: its wherry.json is missing, and its segments are there; bring it back from a copy", path);
 	if (fd == -ENOENT)
 		return fail(failure, -EINVAL, "store %s: not a store (no wherry.json there); 'wherry init' makes one in a new or empty folder",
 			    path);

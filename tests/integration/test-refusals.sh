@@ -259,7 +259,7 @@ refused_by_all 'catalog'
 [[ ! -e copy/catalog.db ]] || die "an empty catalog was made in the place of one that is lost"
 with_copy
 rm copy/wherry.json
-refused_by_all 'copy: not a store'
+refused_by_all 'store copy: its wherry.json is missing.*bring it back'
 (cd copy && find . -type f -exec sha256sum {} + | sort) >before
 expect_error 'copy: .*(lost|missing|description)' wherry -s copy init
 (cd copy && find . -type f -exec sha256sum {} + | sort) >after
