@@ -26,6 +26,8 @@ static int rebuild_store(const struct options *options, const struct operation *
 	if (result < 0)
 		return result;
 	result = store_rebuild_local(options->store, &params, ret_report, failure);
+	if (result == 0) /* records were counted, and a segment has a header, too */
+		atomic_store(&meter.done_bytes, atomic_load(&meter.total_bytes));
 	meter_stop(&meter);
 	return result;
 }

@@ -130,7 +130,8 @@ kill -KILL "$round"
 finish "$round" 2>/dev/null || true
 rebuild 0
 listing before
-expect_exit 0 wherry rebuild --dry-run --json --progress=none
+expect_exit 0 wherry rebuild --dry-run --json --progress=lines
+grep -qE '^rebuild: 100%, ([0-9.]+ .iB) of \1,' "$WORK/stderr" || die "it ends when all is done: $(cat "$WORK/stderr")"
 kills=0
 for ((i = 0; i < 10; i++)); do
 	case $((i % 4)) in
