@@ -722,8 +722,7 @@ static int check_may_write(struct store *store, const struct store_reference *re
 	if (list[0].mirror_of != NULL && !options->write_mirror)
 		result = fail(failure, -EPERM,
 			      "disk %s: it mirrors %s; what is written to it, the next round overwrites: say rw=mirror "
-			      "if that is "
-			      "meant, or clone an image of it",
+			      "(--rw mirror) if that is meant, or clone an image of it",
 			      reference->disk, list[0].mirror_of);
 	else if (list[0].level >= 0)
 		*ret_level = list[0].level;

@@ -356,6 +356,28 @@ static int attach_device(const struct command_line *line, const char *folder, un
 	return 0;
 }
 
+/*
+ * What it mirrors, when it is a mirror that isn't asked for with --rw: the device is read-only then, and nobody looks into the server's
+ * log for that. Else NULL; the caller frees it.
+ */
+static int find_source_of_mirror(const struct command_line *line, struct store *store,
+				 const struct store_reference *reference, char **ret_source, struct failure *failure)
+{
+	struct store_disk *disks;
+	size_t count;
+	int error;
+
+	*ret_source = NULL;
+	if (reference->which != STORE_LIVE || line->options.write_mirror || line->options.read_only)
+		return 0;
+	error = store_list_disks(store, reference->disk, &disks, &count, failure);
+	if (error < 0)
+		return error;
+	*ret_source = take_ptr(disks[0].mirror_of);
+	store_disks_free(disks, count);
+	return 0;
+}
+
 /* What of it a device can't show, which has sectors. */
 static int count_odd_bytes(struct store *store, const struct store_reference *reference, unsigned *ret_bytes,
 			   struct failure *failure)
@@ -406,6 +428,7 @@ static void say_device(const struct command_line *line, unsigned device)
 static enum exit_status run_attach(const struct command_line *line)
 {
 	AUTO_FREE char *folder = NULL;
+	AUTO_FREE char *source = NULL;
 	AUTO(cleanup_store) struct store *store = NULL;
 	struct failure failure = {.code = 0};
 	struct store_reference reference;
@@ -417,10 +440,13 @@ static enum exit_status run_attach(const struct command_line *line)
 		return report_usage(line->verb, "--scratch: for images, and %s is live content", line->arguments[0]);
 	if (line->options.scratch && line->options.read_only)
 		return report_usage(line->verb, "--scratch: not together with --read-only");
+	if (line->options.write_mirror && line->options.read_only)
+		return report_usage(line->verb, "--rw: not together with --read-only");
 	/* that there is such a store is the first thing to know; nbdkit opens it itself */
 	if (command_line_open_store(line, true, &store, &failure) < 0 ||
 	    need_kernel(line->arguments[0], &failure) < 0 || nbd_server_check(&failure) < 0 ||
 	    count_odd_bytes(store, &reference, &odd_bytes, &failure) < 0 ||
+	    find_source_of_mirror(line, store, &reference, &source, &failure) < 0 ||
 	    nbd_runtime_folder(&folder, &failure) < 0 || lock_attachments(folder, &lock_fd, &failure) < 0 ||
 	    choose_device(line, folder, &device, &failure) < 0 ||
 	    attach_device(line, folder, device, &failure) < 0)
@@ -429,6 +455,10 @@ static enum exit_status run_attach(const struct command_line *line)
 		report_line("wherry: %s: its last %u bytes are not in the device, which has sectors of %d bytes; 'wherry "
 			    "serve-nbd' has them",
 			    line->arguments[0], odd_bytes, SECTOR_BYTES);
+	if (source != NULL)
+		report_line("wherry: %s: read-only, for it mirrors %s, and the next round overwrites what others write; --rw "
+			    "mirror if that is meant, or attach a clone of an image",
+			    line->arguments[0], source);
 	say_device(line, device);
 	return STATUS_DONE;
 }

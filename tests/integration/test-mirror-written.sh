@@ -68,7 +68,7 @@ expect_equal true "$(nbdinfo --json "$NBD_URI" | jq '.exports[0].is_read_only')"
 expect_exit 1 qemu-io -f raw -c "write 0 512" "$NBD_URI"
 expect_exit 0 qemu-img compare -f raw -F raw source "$NBD_URI"
 stop_process "$NBD_PID"
-grep -q "read-only: disk web01: it mirrors .*; what is written to it, the next round overwrites: say rw=mirror if that is meant, or clone an image of it" \
+grep -q "read-only: disk web01: it mirrors .*; what is written to it, the next round overwrites: say rw=mirror (--rw mirror) if that is meant, or clone an image of it" \
 	"$NBD_LOG" || die "the log: $(cat "$NBD_LOG")"
 check_export web01 source
 

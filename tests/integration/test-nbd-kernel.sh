@@ -156,6 +156,23 @@ make_init() {
 		wherry detach new
 		ok live
 
+		# a mirror is read-only, which is said, but for who says --rw mirror
+		test "$(wherry attach small 2>/tmp/error)" = /dev/nbd0
+		grep -q 'small: read-only, for it mirrors /root/small.img' /tmp/error
+		test "$(cat /sys/block/nbd0/ro)" = 1
+		wherry detach small
+		test "$(wherry attach small --rw mirror 2>/tmp/error)" = /dev/nbd0
+		test ! -s /tmp/error
+		test "$(cat /sys/block/nbd0/ro)" = 0
+		dd if=/dev/zero of=/dev/nbd0 bs=64k count=16 conv=fsync 2>/dev/null
+		wherry detach small
+		wherry sync /root/small.img small --progress=none >/dev/null
+		test "$(wherry attach small --read-only 2>/tmp/error)" = /dev/nbd0
+		test ! -s /tmp/error
+		cmp /dev/nbd0 /root/small.img
+		wherry detach small
+		ok mirror
+
 		wherry attach small@7 2>/tmp/error && end "attached what is not there"
 		grep -q 'small@7: there is none' /tmp/error
 		ok unknown
@@ -206,7 +223,7 @@ timeout 300 qemu-system-x86_64 -machine accel=tcg -m 512 -nographic -no-reboot -
 	-append "console=ttyS0 panic=-1 quiet" -netdev user,id=net -device virtio-net-pci,netdev=net,romfile= >console 2>&1 </dev/null ||
 	die "the machine: $(tail -n 20 console)"
 tr -d '\r' <console >console.txt
-for step in network attached refused scratch detached both odd live unknown tidy written; do
+for step in network attached refused scratch detached both odd live mirror unknown tidy written; do
 	grep -q "STEP $step" console.txt || { tail -n 40 console.txt >&2 && die "the machine did not get to '$step'"; }
 done
 grep -q "^END well" console.txt

@@ -170,6 +170,7 @@ expect_error "web01: live content, and --scratch is for images; try web01@latest
 expect_error "no nbdkit|nbdkit: is not installed; apt install nbdkit" env PATH="$(dirname "$WHERRY"):/nonexistent" wherry serve-nbd
 expect_error "/dev/sda: not a device of the kernel's NBD client" wherry attach web01@1 /dev/sda
 expect_error "--scratch: for images, and web01 is live content" wherry attach web01 --scratch
+expect_error "--rw: not together with --read-only" wherry attach web01 --rw mirror --read-only
 expect_error "web01: is not attached" wherry detach web01
 
 if [[ ! -e /sys/block/nbd0 ]] && ! modprobe -n -q nbd 2>/dev/null; then
