@@ -360,8 +360,10 @@ static void make_arguments(struct arguments *arguments, const struct nbd_server 
 		add_word(arguments, "--readonly");
 	if (options->tls_certificates != NULL || options->tls_psk != NULL)
 		add_word(arguments, "--tls=require");
-	if (options->tls_certificates != NULL)
+	if (options->tls_certificates != NULL) {
 		add_pair(arguments, "--tls-certificates=", options->tls_certificates);
+		add_word(arguments, "--tls-verify-peer"); /* else everybody who gets there reads and writes */
+	}
 	if (options->tls_psk != NULL)
 		add_pair(arguments, "--tls-psk=", options->tls_psk);
 	add_word(arguments, plugin);

@@ -80,7 +80,8 @@ const struct option_kind option_kinds[OPTION_COUNT] = {
 	[OPTION_INSECURE] = {"insecure", 0, NULL, NULL,
 			     "allow an address that other hosts reach without TLS: whoever gets there reads and writes"},
 	[OPTION_TLS_CERTIFICATES] = {"tls-certificates", 0, "DIR", "directory",
-				     "require TLS, with the certificates of this directory, as nbdkit-tls(1) has them"},
+				     "require TLS, with the certificates of this directory, as nbdkit-tls(1) has them; "
+				     "clients need one of the same CA"},
 	[OPTION_TLS_PSK] = {"tls-psk", 0, "FILE", "target",
 			    "require TLS, with the pre-shared keys of this file, as psktool(1) makes it"},
 	[OPTION_SCRATCH] = {"scratch", 0, NULL, NULL,

@@ -5,7 +5,7 @@
 # timeout: 400
 . "$(dirname "$0")/functions.sh"
 
-requires nbdkit nbdinfo nbdcopy qemu-io psktool jq
+requires nbdkit nbdinfo nbdcopy qemu-io psktool openssl nbd-client jq
 [[ -e $WHERRY_BUILD/nbdplugin/nbdkit-wherry-plugin.so ]] || skip "no plugin: nbdkit-plugin-dev was not there when it was built"
 
 random_file disk.img 3M disk
@@ -155,6 +155,32 @@ start bash -c '(sleep 0.2) & exec wherry serve-nbd web01@1 --socket "$1" >served
 SERVER=$PID
 wait_until 20 grep -q nbd+unix served
 expect_exit 0 nbdinfo --size "$(cat served)"
+stop_server TERM
+
+say "TLS with certificates: of both, and what the README says of nbd-client"
+mkdir tls other
+for folder in tls other; do
+	(
+		cd $folder
+		openssl req -x509 -newkey rsa:2048 -nodes -keyout ca-key.pem -out ca-cert.pem -subj /CN=authority -days 2
+		for name in server client; do
+			openssl req -newkey rsa:2048 -nodes -keyout $name-key.pem -out $name.csr -subj /CN=localhost -addext subjectAltName=DNS:localhost
+			openssl x509 -req -in $name.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 2 -copy_extensions copy -out $name-cert.pem
+		done
+	) >openssl.log 2>&1
+done
+serve web01@1 --address 127.0.0.1 --port 0 --tls-certificates tls
+port=${URI##*:}
+port=${port%%/*}
+nbdcopy "nbds://localhost:$port/web01@1?tls-certificates=$WORK/tls" out.img
+check_same disk.img out.img
+client=(nbd-client -l localhost "$port" -x -H localhost -A "$WORK/tls/ca-cert.pem")
+timeout 20 "${client[@]}" -certfile "$WORK/tls/client-cert.pem" -keyfile "$WORK/tls/client-key.pem" >exports 2>&1
+grep -q "^web01@1" exports
+timeout 20 "${client[@]}" >exports 2>&1 && die "a client without a certificate got in"
+timeout 20 "${client[@]}" -certfile "$WORK/other/client-cert.pem" -keyfile "$WORK/other/client-key.pem" >exports 2>&1 &&
+	die "a client with a certificate of another authority got in"
+nbdinfo --size "nbds://localhost:$port/web01@1?tls-certificates=$WORK/other" >/dev/null 2>&1 && die "another authority's"
 stop_server TERM
 
 say "wrong usage"
