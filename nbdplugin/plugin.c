@@ -279,9 +279,8 @@ static int plugin_block_size(void *handle, uint32_t *minimum, uint32_t *preferre
 {
 	const struct open_export *export = handle;
 
-	/* Larger ones would hide the last sectors. And libnbd refuses what isn't a multiple, so that nbdfuse's file could not be written
-	 * to as files are: e2fsck, for one, writes parts of a superblock. */
-	*minimum = 1;
+	/* Larger ones would hide the last sectors; a disk that isn't made of sectors has bytes. */
+	*minimum = export->len_bytes % 512 == 0 ? 512 : 1;
 	*preferred = disk_chunk_bytes(export->disk);
 	*maximum = MOST_REQUEST_BYTES;
 	return 0;

@@ -88,7 +88,8 @@ done
 
 say "what a client is told"
 nbdinfo --json "$(uri web01@2)" >info.json
-expect_equal "true true true 1 65536" "$(jq -r '.exports[0] | "\(.is_read_only) \(.can_multi_conn) \(.can_cache) \(.block_size_minimum) \(.block_size_preferred)"' info.json)"
+expect_equal "true true true 512 65536" "$(jq -r '.exports[0] | "\(.is_read_only) \(.can_multi_conn) \(.can_cache) \(.block_size_minimum) \(.block_size_preferred)"' info.json)"
+expect_equal 1 "$(nbdinfo --json "$(uri odd@1)" | jq '.exports[0].block_size_minimum')"
 
 say "extents cover everything, zeros are zeros, and chunks of zeros are extents of zeros"
 # check_map NAME FILE: the map of an export against the bytes.
