@@ -22,6 +22,7 @@ enum { MOST_DIGITS = 19 }; /* INT64_MAX has as many, and 10^19 * 2^60 still fits
 struct decimal {
 	unsigned __int128 digits;
 	unsigned __int128 scale;
+	bool is_too_large; /* whole digits beyond MOST_DIGITS: `digits` is not all of them */
 };
 
 static bool decimal_take_digits(struct decimal *number, const char **at, unsigned int *count)
@@ -29,9 +30,12 @@ static bool decimal_take_digits(struct decimal *number, const char **at, unsigne
 	const char *first = *at;
 
 	for (; **at >= '0' && **at <= '9'; (*at)++) {
-		if (++*count > MOST_DIGITS)
-			return false;
-		number->digits = number->digits * 10 + (unsigned int)(**at - '0');
+		if (*count == MOST_DIGITS)
+			number->is_too_large = true;
+		else
+			++*count;
+		if (!number->is_too_large)
+			number->digits = number->digits * 10 + (unsigned int)(**at - '0');
 	}
 	return *at > first;
 }
@@ -48,7 +52,7 @@ static bool decimal_parse(struct decimal *number, const char **at)
 		return true;
 	(*at)++;
 	whole_count = count;
-	if (!decimal_take_digits(number, at, &count))
+	if (number->is_too_large || !decimal_take_digits(number, at, &count) || number->is_too_large)
 		return false;
 	for (unsigned int i = whole_count; i < count; i++)
 		number->scale *= 10;
@@ -102,7 +106,9 @@ int units_parse_size(const char *text, uint64_t *ret_bytes)
 	if (factor == 1 && number.scale != 1)
 		return -EINVAL; /* "1.0" bytes: more likely a unit forgotten than meant */
 	scaled = number.digits * factor;
-	if (scaled % number.scale != 0 || scaled / number.scale > INT64_MAX)
+	if (number.is_too_large || scaled / number.scale > INT64_MAX)
+		return -ERANGE;
+	if (scaled % number.scale != 0)
 		return -EINVAL;
 	*ret_bytes = (uint64_t)(scaled / number.scale);
 	return 0;
@@ -140,7 +146,7 @@ int units_parse_rate(const char *text, uint64_t *ret_bytes_per_second)
 	}
 	(void)take_word(&at, "/s"); /* optional */
 	bytes = number.digits * factor / number.scale;
-	if (*at != '\0' || bytes > INT64_MAX)
+	if (*at != '\0' || number.is_too_large || bytes > INT64_MAX)
 		return -EINVAL;
 	if (bytes == 0 && number.digits != 0)
 		return -EINVAL; /* "1bit" a second, rounded down, must not come to mean "no limit" */

@@ -12,7 +12,7 @@
 /*
  * "4096", "64K", "8G", "1.5T", "64KiB": powers of 1024, upper or lower case, an
  * optional "B" or "iB". Bytes, a whole number of them, at most INT64_MAX.
- * -EINVAL for anything else, `ret_bytes` untouched.
+ * -ERANGE for more than that, -EINVAL for anything else, `ret_bytes` untouched.
  */
 int units_parse_size(const char *text, uint64_t *ret_bytes);
 

@@ -85,22 +85,14 @@ static void cleanup_store(struct store **store)
 static int check_only(const struct exports_options *options, struct store *store, struct failure *failure)
 {
 	struct store_reference only;
-	struct store_disk *disks;
-	uint32_t number;
-	size_t count;
 	int error = store_parse_reference(options->only, &only, failure);
 
 	if (error < 0)
 		return error;
-	if (only.which != STORE_LIVE)
-		return store_resolve_image(store, &only, &number, failure);
-	if (options->scratch)
+	if (only.which == STORE_LIVE && options->scratch)
 		return fail(failure, -EINVAL, "%s: live content, and scratch=1 is for images; try disk=%s@latest",
 			    options->only, only.disk);
-	error = store_list_disks(store, only.disk, &disks, &count, failure);
-	if (error == 0)
-		store_disks_free(disks, count);
-	return error;
+	return source_disk_check_reference(store, &only, "nbdkit wherry", failure);
 }
 
 int exports_check(const struct exports_options *options, struct failure *failure)

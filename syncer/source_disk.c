@@ -14,6 +14,7 @@
 #include "syncer/plan.h"
 #include "syncer/source_internal.h"
 #include "syncer/source_partition.h"
+#include "syncer/source_view.h"
 
 enum { DISK_GRAIN_BYTES = 512 };
 
@@ -205,6 +206,40 @@ int source_disk_find_partition(struct disk *disk, uint32_t number, uint64_t *ret
 		return error;
 	return source_partition_find(source, number, &disk_source_of(source)->damage, ret_off_bytes, ret_len_bytes,
 				     failure);
+}
+
+static void cleanup_view(struct store_view **view)
+{
+	store_view_close(*view);
+}
+
+static int check_disk(struct store *store, const char *name, struct failure *failure)
+{
+	struct store_disk *disks;
+	size_t count;
+	int error = store_list_disks(store, name, &disks, &count, failure);
+
+	if (error == 0)
+		store_disks_free(disks, count);
+	return error;
+}
+
+int source_disk_check_reference(struct store *store, const struct store_reference *reference, const char *doing,
+				struct failure *failure)
+{
+	AUTO(cleanup_view) struct store_view *view = NULL;
+	uint64_t off_bytes, len_bytes;
+	uint32_t number;
+	int error;
+
+	if (reference->which == STORE_LIVE)
+		return check_disk(store, reference->disk, failure);
+	if (reference->partition == 0)
+		return store_resolve_image(store, reference, &number, failure);
+	error = store_view_open(store, reference, VIEW_READ, doing, &view, failure);
+	if (error < 0)
+		return error;
+	return source_view_find_partition(view, reference->partition, &off_bytes, &len_bytes, failure);
 }
 
 int source_disk_list_partitions(struct disk *disk, struct disk_partition **ret_list, size_t *ret_count,

@@ -19,6 +19,14 @@
 int source_disk_find_partition(struct disk *disk, uint32_t number, uint64_t *ret_off_bytes, uint64_t *ret_len_bytes,
 			       struct failure *failure);
 
+/*
+ * Whether there is what a reference names, as far as that can be said for good: the disk, or the image and, as it never changes, its
+ * partition; partitions of live content come and go, and are not looked for. -ENOENT says what there is instead. `doing` is who we are,
+ * for who wants to delete the image at that moment.
+ */
+int source_disk_check_reference(struct store *store, const struct store_reference *reference, const char *doing,
+				struct failure *failure);
+
 struct disk_partition {
 	uint32_t number; /* from 1 */
 	uint64_t off_bytes, len_bytes;

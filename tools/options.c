@@ -553,6 +553,18 @@ static int check_device(const struct verb *verb, const char *text, struct failur
 	return fail_usage(failure, verb, "%s: not a device of the kernel's NBD client, such as /dev/nbd0", text);
 }
 
+static int check_size(const struct verb *verb, const char *name, const char *text, struct failure *failure)
+{
+	uint64_t bytes;
+	int error = units_parse_size(text, &bytes);
+
+	if (error == -ERANGE || (error == 0 && bytes > STORE_DISK_MOST_BYTES))
+		return fail_usage(failure, verb, "%s: '%s' is more than a disk can have, 1 EiB", name, text);
+	if (error != 0 || bytes == 0)
+		return fail_usage(failure, verb, "%s: '%s' is not a size such as 512M or 10G", name, text);
+	return 0;
+}
+
 static int check_argument(const struct verb *verb, const struct verb_argument *argument, const char *text,
 			  struct failure *failure)
 {
@@ -584,13 +596,8 @@ static int check_argument(const struct verb *verb, const struct verb_argument *a
 			return fail_usage(failure, verb, "%s: names a disk, and an image is wanted here, as in %s@3",
 					  text, text);
 		return 0;
-	case ARGUMENT_SIZE: {
-		uint64_t bytes;
-
-		if (units_parse_size(text, &bytes) != 0 || bytes == 0)
-			return fail_usage(failure, verb, "%s: '%s' is not a size such as 512M or 10G", argument->name, text);
-		return 0;
-	}
+	case ARGUMENT_SIZE:
+		return check_size(verb, argument->name, text, failure);
 	case ARGUMENT_DEVICE:
 		return check_device(verb, text, failure);
 	case ARGUMENT_ATTACHED:

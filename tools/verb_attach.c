@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "syncer/source_disk.h"
 #include "tools/nbd_server.h"
 #include "tools/output.h"
 
@@ -429,6 +430,7 @@ static enum exit_status run_attach(const struct command_line *line)
 {
 	AUTO_FREE char *folder = NULL;
 	AUTO_FREE char *source = NULL;
+	AUTO_FREE char *doing = command_line_doing(line);
 	AUTO(cleanup_store) struct store *store = NULL;
 	struct failure failure = {.code = 0};
 	struct store_reference reference;
@@ -442,8 +444,11 @@ static enum exit_status run_attach(const struct command_line *line)
 		return report_usage(line->verb, "--scratch: not together with --read-only");
 	if (line->options.write_mirror && line->options.read_only)
 		return report_usage(line->verb, "--rw: not together with --read-only");
-	/* that there is such a store is the first thing to know; nbdkit opens it itself */
+	if (doing == NULL)
+		output_out_of_memory();
+	/* that there is such a thing is the first to know; nbdkit opens it itself */
 	if (command_line_open_store(line, true, &store, &failure) < 0 ||
+	    source_disk_check_reference(store, &reference, doing, &failure) < 0 ||
 	    need_kernel(line->arguments[0], &failure) < 0 || nbd_server_check(&failure) < 0 ||
 	    count_odd_bytes(store, &reference, &odd_bytes, &failure) < 0 ||
 	    find_source_of_mirror(line, store, &reference, &source, &failure) < 0 ||

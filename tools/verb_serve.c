@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "syncer/source_disk.h"
 #include "tools/nbd_server.h"
 #include "tools/output.h"
 
@@ -62,24 +63,18 @@ static enum exit_status check_options(const struct command_line *line)
 static int check_reference(const struct command_line *line, struct failure *failure)
 {
 	AUTO(cleanup_store) struct store *store = NULL;
+	AUTO_FREE char *doing = command_line_doing(line);
 	struct store_reference reference;
-	struct store_disk *disks;
-	uint32_t number;
-	size_t count;
-	int error = command_line_open_store(line, true, &store, failure);
+	int error = doing == NULL ? fail(failure, -ENOMEM, "out of memory") :
+				    command_line_open_store(line, true, &store, failure);
 
 	if (error < 0 || line->argument_count == 0)
 		return error;
 	command_line_reference(line, 0, &reference);
-	if (reference.which != STORE_LIVE)
-		return store_resolve_image(store, &reference, &number, failure);
-	if (line->options.scratch)
+	if (reference.which == STORE_LIVE && line->options.scratch)
 		return fail(failure, -EINVAL, "%s: live content, and --scratch is for images; try %s@latest",
 			    line->arguments[0], reference.disk);
-	error = store_list_disks(store, reference.disk, &disks, &count, failure);
-	if (error == 0)
-		store_disks_free(disks, count);
-	return error;
+	return source_disk_check_reference(store, &reference, doing, failure);
 }
 
 /* A reference in a file's name: web01@3/2 as web01@3-2. */

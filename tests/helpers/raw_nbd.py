@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A few requests of the NBD protocol as they are on the wire, for those that real clients don't send.
 
-    raw_nbd.py SOCKET EXPORT REQUEST...     read:OFFSET:LENGTH  write:OFFSET:LENGTH  zero:OFFSET:LENGTH
+    raw_nbd.py SOCKET EXPORT REQUEST...     read:OFFSET:LENGTH  write:OFFSET:LENGTH  zero:OFFSET:LENGTH  trim:OFFSET:LENGTH
                                             status:OFFSET:LENGTH  status-one:OFFSET:LENGTH
 
 Prints a line for each: "ok", "error NUMBER" (the protocol's), or for a status the extents, "LENGTH/FLAGS" each.
@@ -11,7 +11,7 @@ import struct
 import sys
 
 OPT_GO, OPT_STRUCTURED_REPLY, OPT_SET_META_CONTEXT = 7, 8, 10
-COMMANDS = {"read": 0, "write": 1, "zero": 6, "status": 7, "status-one": 7}
+COMMANDS = {"read": 0, "write": 1, "trim": 4, "zero": 6, "status": 7, "status-one": 7}
 FLAG_REQ_ONE = 1 << 3
 
 

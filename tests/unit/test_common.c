@@ -506,13 +506,10 @@ static void what_is_no_size_is_refused(void **state)
 		"64KiBB",
 		"64KK",
 		"64Kx",
-		"8E",
-		"9223372036854775808",
-		"18446744073709551616",
-		"99999999999999999999",
 		"0.1K",
 		"1.0000000000000000001K",
-		"16777216T",
+		"99999999999999999999.0K",
+		"99999999999999999999X",
 		"1,5K",
 		"64\xe2\x80\x8bK",
 	};
@@ -523,6 +520,22 @@ static void what_is_no_size_is_refused(void **state)
 
 		if (units_parse_size(texts[i], &bytes) != -EINVAL)
 			fail_msg("\"%s\" was taken for a size", texts[i]);
+		assert_int_equal(bytes, 42);
+	}
+}
+
+static void sizes_that_are_too_large_are_told_apart(void **state)
+{
+	static const char *const texts[] = {"8E",   "8192P",	 "16777216T",		 "9223372036854775808",
+					    "16E",  "8589934592G", "18446744073709551616", "99999999999999999999",
+					    "9999999999999999999E", "100000000000000000000000000000000000000000E"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		uint64_t bytes = 42;
+
+		if (units_parse_size(texts[i], &bytes) != -ERANGE)
+			fail_msg("\"%s\" was not too large", texts[i]);
 		assert_int_equal(bytes, 42);
 	}
 }
@@ -682,6 +695,7 @@ int main(void)
 		cmocka_unit_test(malformed_string_is_bad),
 		cmocka_unit_test(sizes_are_read),
 		cmocka_unit_test(what_is_no_size_is_refused),
+		cmocka_unit_test(sizes_that_are_too_large_are_told_apart),
 		cmocka_unit_test(rates_are_read),
 		cmocka_unit_test(what_is_no_rate_is_refused),
 		cmocka_unit_test(sizes_are_written),
