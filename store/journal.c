@@ -394,18 +394,22 @@ struct replaying {
 	void *opaque;
 	uint8_t *window; /* SCAN_BYTES */
 	bool has_ended;	 /* a gap: what comes later is not of the prefix */
+	bool is_only_looking; /* somebody else may have it open */
+	struct journal_place damage; /* where it was found */
 };
 
-static int open_file(const struct journal *journal, uint64_t number, struct journal_file *ret_file, uint64_t *ret_first,
+static int open_file(const struct replaying *replaying, uint64_t number, struct journal_file *ret_file, uint64_t *ret_first,
 		     bool *ret_is_whole, struct failure *failure)
 {
+	const struct journal *journal = replaying->journal;
+	int flags = replaying->is_only_looking ? O_RDONLY : O_RDWR;
 	uint8_t header[FILE_HEADER_BYTES];
 	char name[NAME_BYTES];
 	struct stat status;
 	int error;
 
 	format_name(name, number);
-	AUTO_CLOSE int fd = openat(journal->folder_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	AUTO_CLOSE int fd = openat(journal->folder_fd, name, flags | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0 || fstat(fd, &status) < 0)
 		return fail_file(journal, number, -errno, "can't be opened", failure);
 	if (!S_ISREG(status.st_mode) || status.st_size > UINT32_MAX)
@@ -441,14 +445,18 @@ static int fill_window(const struct replaying *replaying, const struct journal_f
 	return 0;
 }
 
-static int fail_damaged(const struct journal *journal, uint64_t number, uint32_t off_bytes, struct failure *failure)
+static int fail_damaged(struct replaying *replaying, uint64_t number, uint32_t off_bytes, struct failure *failure)
 {
+	const struct journal *journal = replaying->journal;
+	char folder[JOURNAL_OWNER_BYTES * 2 + 1];
+
+	replaying->damage = (struct journal_place){.file = number, .off_bytes = off_bytes};
+	bytes_to_hex(journal->owner, JOURNAL_OWNER_BYTES, folder);
 	return fail(failure, -EBADMSG,
 		    "disk %s: its journal is damaged at %u of file %016" PRIx64
-		    ".wj, and flushed writes stand behind that; put the file back from a copy, or remove the disk's "
-		    "folder below "
-		    "journal/ to go on without what is in it",
-		    journal->name, off_bytes, number);
+		    ".wj, and flushed writes stand behind that; put the file back from a copy, or remove the store's "
+		    "folder journal/%s to go on without what is in it",
+		    journal->name, off_bytes, number, folder);
 }
 
 /* The window, and where in the file it begins. */
@@ -521,7 +529,7 @@ static int replay_prefix(const struct replaying *replaying, struct journal_file 
 }
 
 /* Behind the prefix nothing may say that what is missing was durable. */
-static int look_for_flushed(const struct replaying *replaying, const struct journal_file *file, struct failure *failure)
+static int look_for_flushed(struct replaying *replaying, const struct journal_file *file, struct failure *failure)
 {
 	const struct journal *journal = replaying->journal;
 	uint32_t start = file->tail_bytes;
@@ -539,7 +547,7 @@ static int look_for_flushed(const struct replaying *replaying, const struct jour
 
 			if (decode_record(replaying->window + at, bytes - at, file->salt, &record) &&
 			    record.synced_sequence >= journal->next_sequence)
-				return fail_damaged(journal, file->number, file->tail_bytes, failure);
+				return fail_damaged(replaying, file->number, file->tail_bytes, failure);
 		}
 		start += (uint32_t)((whole + 7) & ~(size_t)7);
 	}
@@ -552,7 +560,7 @@ static int replay_file(struct replaying *replaying, uint64_t number, bool is_fir
 	struct journal_file file = {.fd = -1};
 	uint64_t first_sequence = 0;
 	bool is_whole = false;
-	int result = open_file(journal, number, &file, &first_sequence, &is_whole, failure);
+	int result = open_file(replaying, number, &file, &first_sequence, &is_whole, failure);
 
 	if (result < 0)
 		return result;
@@ -560,9 +568,9 @@ static int replay_file(struct replaying *replaying, uint64_t number, bool is_fir
 		journal->next_sequence = first_sequence;
 	/* A successor is begun when everything before is durable: a gap in front of it is damage. */
 	if (is_whole && (replaying->has_ended || first_sequence != journal->next_sequence))
-		result = fail_damaged(journal, number, 0, failure);
+		result = fail_damaged(replaying, number, 0, failure);
 	else if (!is_whole && file.ahead_bytes > BLOCK_BYTES)
-		result = fail_damaged(journal, number, 0,
+		result = fail_damaged(replaying, number, 0,
 				      failure); /* nothing goes into a file before its header is durable */
 	else if (!is_whole)
 		replaying->has_ended = true; /* it was being made */
@@ -633,14 +641,41 @@ static int replay_all(struct journal *journal, journal_replay *replay, void *opa
 	return result;
 }
 
-int journal_open(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OWNER_BYTES], journal_replay *replay,
-		 void *opaque, struct journal **ret_journal, struct failure *failure)
+static int look_only(void *opaque, enum journal_kind kind, uint64_t off_bytes, uint64_t len_bytes, struct journal_place place,
+		     const void *payload, struct failure *failure)
+{
+	(void)opaque, (void)kind, (void)off_bytes, (void)len_bytes, (void)place, (void)payload, (void)failure;
+	return 0;
+}
+
+/* Once over all files. One that has gone since they were listed was dropped, and with it all before it. */
+static int examine_once(struct replaying *replaying, struct failure *failure)
+{
+	struct journal *journal = replaying->journal;
+	AUTO_FREE uint64_t *numbers = NULL;
+	size_t count = 0;
+	bool is_first = true;
+	int result = list_files(journal->folder_fd, journal->name, &numbers, &count, failure);
+
+	for (size_t i = 0; result == 0 && i < count; i++) {
+		struct failure cause = {.code = 0};
+
+		result = replay_file(replaying, numbers[i], is_first, &cause);
+		is_first = result == -ENOENT;
+		if (is_first)
+			result = 0;
+		else if (result < 0)
+			(void)fail_from(failure, &cause);
+	}
+	return result;
+}
+
+static struct journal *new_journal(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OWNER_BYTES])
 {
 	struct journal *journal = calloc(1, sizeof(*journal));
-	int result;
 
 	if (journal == NULL)
-		return fail_errno(failure, -ENOMEM, "journal");
+		return NULL;
 	(void)pthread_mutex_init(&journal->lock, NULL); /* these don't fail on Linux with default attributes */
 	(void)pthread_cond_init(&journal->changed, NULL);
 	journal->folder_fd = folder_fd;
@@ -650,8 +685,49 @@ int journal_open(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OW
 	journal->syncs = SYNCS_MANY; /* as long as nothing is known: who writes little syncs often */
 	memcpy(journal->owner, owner, JOURNAL_OWNER_BYTES);
 	journal->name = strdup(name);
-	result = journal->name == NULL ? fail_errno(failure, -ENOMEM, "journal")
-				       : replay_all(journal, replay, opaque, failure);
+	if (journal->name == NULL) {
+		journal_close(journal);
+		return NULL;
+	}
+	return journal;
+}
+
+/*
+ * Whoever appends goes on meanwhile, and a record that says that an earlier one was durable may have been made after that place was looked
+ * at. But then the earlier one is there when it is looked at the next time: what is missing in the same place twice is damaged.
+ */
+int journal_examine(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OWNER_BYTES], struct failure *failure)
+{
+	AUTO_FREE uint8_t *window = malloc(SCAN_BYTES);
+	struct journal_place before = {.file = 0};
+
+	if (window == NULL)
+		return fail_errno(failure, -ENOMEM, "journal");
+	for (;;) {
+		struct failure cause = {.code = 0};
+		struct journal *journal = new_journal(folder_fd, name, owner);
+		struct replaying replaying = {
+			.journal = journal, .replay = look_only, .window = window, .is_only_looking = true};
+		int result = journal == NULL ? fail_errno(&cause, -ENOMEM, "journal") :
+					       examine_once(&replaying, &cause);
+
+		journal_close(journal);
+		if (result == 0)
+			return 0;
+		if (result != -EBADMSG || replaying.damage.file == 0 ||
+		    (replaying.damage.file == before.file && replaying.damage.off_bytes == before.off_bytes))
+			return fail_from(failure, &cause);
+		before = replaying.damage;
+	}
+}
+
+int journal_open(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OWNER_BYTES], journal_replay *replay,
+		 void *opaque, struct journal **ret_journal, struct failure *failure)
+{
+	struct journal *journal = new_journal(folder_fd, name, owner);
+	int result = journal == NULL ? fail_errno(failure, -ENOMEM, "journal") :
+				       replay_all(journal, replay, opaque, failure);
+
 	if (result < 0) {
 		journal_close(journal);
 		return result;

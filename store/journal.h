@@ -45,6 +45,12 @@ int journal_open(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OW
 		 void *opaque, struct journal **ret_journal, struct failure *failure);
 void journal_close(struct journal *journal); /* leaves files as they are; NULL is fine */
 
+/*
+ * What journal_open() would say to it, without changing anything: also while somebody else has it open, appends, and drops files. (Then a
+ * record that was not there yet when it was looked at is no damage: what is missing is looked at once more.) -ENOENT: the folder has gone.
+ */
+int journal_examine(int folder_fd, const char *name, const uint8_t owner[JOURNAL_OWNER_BYTES], struct failure *failure);
+
 /* Are there any files? For who only wants to know whether a disk has something unfolded. */
 int journal_is_empty(int folder_fd, bool *ret_is_empty, struct failure *failure);
 

@@ -219,6 +219,8 @@ int local_disk_files(struct store *store, const char *name, bool make, struct st
 		     struct failure *failure);
 /* Has the disk ever been opened for writing, and not been removed since? */
 int local_has_journal(struct local_store *local, const struct catalog_disk *disk, bool *ret_has, struct failure *failure);
+/* Whether the disk's journal, if it has one, can be replayed: -EBADMSG or -EIO, and why not. Also while somebody has it open. */
+int local_examine_journal(struct local_store *local, const struct catalog_disk *disk, struct failure *failure);
 /* Of a disk that is being removed. */
 int local_remove_journal(struct local_store *local, const struct catalog_disk *disk, struct failure *failure);
 

@@ -6,6 +6,7 @@
  *     catalog    the database as such, then whether its rows fit together
  *     records    each record that holds a chunk in use: its header; deep: its content (local_check_records.c)
  *     logs       each entry of each disk's log, and the chain that they make (local_check_logs.c)
+ *     journals   whether each disk's can be replayed
  *     repair     if asked for: what can be mended is, what can't is marked (local_repair.c)
  *     lost       what is marked is damage, too
  *     names      if something was found: whose content that is (local_check_names.c)
@@ -189,6 +190,41 @@ static int check_catalog(struct checking *checking, struct catalog *catalog, str
 	return result == 0 ? taker.result : result;
 }
 
+/* ---- journals ---- */
+
+/* What is in no segment yet. A disk whose journal is damaged can't be opened, and nothing else would say so. */
+static int check_journal(struct checking *checking, const struct catalog_disk *disk, struct failure *failure)
+{
+	struct failure cause = {.code = 0};
+	char what[STORE_NAME_MOST_BYTES + 16];
+	const char *why;
+	int result = local_examine_journal(checking->local, disk, &cause);
+
+	if (result == 0)
+		return 0;
+	if (!is_damage_code(result))
+		return fail_from(failure, &cause);
+	(void)snprintf(what, sizeof(what), "disk %s", disk->name);
+	why = strstr(cause.message, ": ");
+	return check_report_flaw(checking->report, failure, what, "%s", why != NULL ? why + 2 : cause.message);
+}
+
+static int check_journals(struct checking *checking, struct catalog *catalog, struct failure *failure)
+{
+	AUTO_FREE struct catalog_disk *disks = NULL;
+	size_t count = 0;
+	int result = catalog_disk_list(catalog, CATALOG_ALIVE, &disks, &count, failure);
+
+	for (size_t i = 0; i < count; i++) {
+		if (result == 0)
+			result = check_journal(checking, &disks[i], failure);
+		if (result == 0 && checking_is_stopped(checking))
+			result = -EINTR;
+		catalog_disk_release(&disks[i]);
+	}
+	return result;
+}
+
 /* ---- all steps ---- */
 
 typedef int (*check_step_fn)(struct checking *checking, struct catalog *catalog, struct failure *failure);
@@ -196,7 +232,7 @@ typedef int (*check_step_fn)(struct checking *checking, struct catalog *catalog,
 static int run_steps(struct checking *checking, struct catalog *catalog, struct failure *failure)
 {
 	static const check_step_fn steps[] = {check_segments, check_catalog, checking_records, checking_logs,
-					      checking_repair, checking_lost, checking_names};
+					      check_journals, checking_repair, checking_lost, checking_names};
 
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
 		struct failure cause = {.code = 0};

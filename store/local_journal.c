@@ -15,6 +15,7 @@
 
 #include "common/bytes.h"
 #include "common/cleanup.h"
+#include "store/journal.h"
 #include "store/local.h"
 
 _Static_assert((int)CATALOG_UUID_BYTES == (int)sizeof(((struct store_disk_files *)NULL)->owner), "the uuid owns the journal");
@@ -83,6 +84,18 @@ int local_has_journal(struct local_store *local, const struct catalog_disk *disk
 	if (result == 0)
 		*ret_has = fd >= 0;
 	return result;
+}
+
+int local_examine_journal(struct local_store *local, const struct catalog_disk *disk, struct failure *failure)
+{
+	AUTO_CLOSE int fd = -1;
+	struct failure cause = {.code = 0};
+	int result = open_folder(local, disk, false, &fd, failure);
+
+	if (result < 0 || fd < 0)
+		return result;
+	result = journal_examine(fd, disk->name, disk->uuid, &cause);
+	return result == 0 || result == -ENOENT /* removed meanwhile */ ? 0 : fail_from(failure, &cause);
 }
 
 static int remove_files(int folder_fd, const char *path, struct failure *failure)

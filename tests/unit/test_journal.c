@@ -7,6 +7,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -210,6 +212,7 @@ static void tear_last_record(unsigned last, bool is_synced)
 				   (way == 1 && memcmp(torn, whole, len_bytes) == 0);
 			clear_folder();
 			save(path, torn, way == 0 ? cut : len_bytes);
+			assert_int_equal(journal_examine(fd, "d", owner, &failure), 0);
 			assert_int_equal(try_open(fd, &count, &journal, &failure), 0);
 			assert_int_equal(count, last + is_whole);
 			/* another record in its place, in a file of its own */
@@ -277,6 +280,112 @@ static void what_changes_in_a_file_is_not_read(void **state)
 	journal_close(journal);
 }
 
+/* Whatever bit of a flushed record changes, with flushed ones behind it: who examines it says what who opens it does, and changes nothing. */
+static void who_examines_says_what_who_opens_does(void **state)
+{
+	AUTO_CLOSE int fd = open_fd();
+	struct journal *journal = NULL;
+	struct failure failure = {.code = 0};
+	AUTO_FREE uint8_t *whole = NULL;
+	AUTO_FREE char *path = NULL;
+	unsigned count = 0, damaged = 0;
+	size_t len_bytes, first, end;
+
+	(void)state;
+	clear_folder();
+	assert_int_equal(journal_examine(fd, "d", owner, &failure), 0);
+	assert_int_equal(try_open(fd, &count, &journal, &failure), 0);
+	first = end = 0;
+	for (unsigned i = 0; i < 6; i++) {
+		if (i == 2)
+			first = (size_t)journal_bytes(journal);
+		append(journal, i);
+		if (i == 2)
+			end = (size_t)journal_bytes(journal);
+		assert_int_equal(journal_sync(journal, &failure), 0);
+	}
+	path = newest_path(journal_newest_file(journal));
+	assert_int_equal(journal_examine(fd, "d", owner, &failure), 0); /* while it is open */
+	journal_close(journal);
+	len_bytes = load(path, &whole);
+	for (size_t at = first; at < end; at++) {
+		AUTO_FREE uint8_t *after = NULL;
+		struct failure examined = {.code = 0}, opened = {.code = 0};
+		int result;
+
+		whole[at] ^= 16;
+		save(path, whole, len_bytes);
+		result = journal_examine(fd, "d", owner, &examined);
+		assert_int_equal(load(path, &after), len_bytes);
+		assert_memory_equal(after, whole, len_bytes);
+		assert_int_equal(try_open(fd, &count, &journal, &opened), result);
+		if (result == 0) {
+			journal_close(journal); /* what fills the record up means nothing */
+		} else {
+			assert_int_equal(result, -EBADMSG);
+			assert_string_equal(examined.message, opened.message);
+			assert_non_null(strstr(examined.message, "journal/30313233343536373839616263646500"));
+			damaged++;
+		}
+		failure_clear(&examined);
+		failure_clear(&opened);
+		whole[at] ^= 16;
+	}
+	assert_int_equal(damaged, 56 + records[2].len_bytes);
+}
+
+struct appender {
+	struct journal *journal;
+	_Atomic bool stop;
+	_Atomic unsigned appended;
+};
+
+static void *keep_appending(void *opaque)
+{
+	struct appender *appender = opaque;
+	struct journal_place place;
+	uint8_t data[MOST_BYTES] = {1, 2, 3};
+	uint64_t rolled = 0;
+
+	for (unsigned i = 0; !atomic_load(&appender->stop); i++) {
+		int result = journal_append(appender->journal, JOURNAL_WRITE, i, 1 + i % MOST_BYTES, data, &place, NULL);
+
+		if (result == 0 && i % 3 == 0)
+			result = journal_sync(appender->journal, NULL);
+		if (result == 0 && i % 50 == 49) {
+			if (rolled != 0)
+				result = journal_drop(appender->journal, rolled, NULL);
+			rolled = journal_roll(appender->journal);
+		}
+		if (result < 0)
+			return opaque;
+		atomic_fetch_add(&appender->appended, 1);
+	}
+	return NULL;
+}
+
+static void a_journal_that_is_appended_to_is_examined(void **state)
+{
+	AUTO_CLOSE int fd = open_fd();
+	struct appender appender = {.stop = false};
+	struct failure failure = {.code = 0};
+	unsigned count = 0;
+	pthread_t thread;
+	void *failed;
+
+	(void)state;
+	clear_folder();
+	assert_int_equal(try_open(fd, &count, &appender.journal, &failure), 0);
+	assert_int_equal(pthread_create(&thread, NULL, keep_appending, &appender), 0);
+	for (unsigned i = 0; i < 300 || atomic_load(&appender.appended) < 500; i++)
+		if (journal_examine(fd, "d", owner, &failure) != 0)
+			fail_msg("time %u: %s", i, failure.message);
+	atomic_store(&appender.stop, true);
+	assert_int_equal(pthread_join(thread, &failed), 0);
+	assert_null(failed);
+	journal_close(appender.journal);
+}
+
 static void files_of_another_disk_or_in_pieces_are_refused(void **state)
 {
 	AUTO_CLOSE int fd = open_fd();
@@ -342,6 +451,8 @@ int main(void)
 		cmocka_unit_test(a_torn_write_loses_nothing_before_it),
 		cmocka_unit_test(a_torn_zero_loses_nothing_before_it),
 		cmocka_unit_test(what_changes_in_a_file_is_not_read),
+		cmocka_unit_test(who_examines_says_what_who_opens_does),
+		cmocka_unit_test(a_journal_that_is_appended_to_is_examined),
 		cmocka_unit_test(files_of_another_disk_or_in_pieces_are_refused),
 	};
 
