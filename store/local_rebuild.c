@@ -179,8 +179,8 @@ static int tell_rest(struct rebuilding *rebuilding, uint32_t number, uint64_t va
 	if (result < 0 || !is_damaged)
 		return result;
 	(void)snprintf(what, sizeof(what), "segment %08x", number);
-	return say(rebuilding, what, "no record can be found from byte %llu on, %llu bytes are left out", (unsigned long long)valid_bytes,
-		   (unsigned long long)(file_bytes - valid_bytes));
+	return say(rebuilding, what, "no record can be found from byte %llu on, %llu bytes are left out: damage, or what was being written in a power cut",
+		   (unsigned long long)valid_bytes, (unsigned long long)(file_bytes - valid_bytes));
 }
 
 /* Its row is there before its records are: they count as alive in it. */

@@ -465,6 +465,15 @@ static const struct step {
 	{"repair", step_repair}, {"reserve", step_reserve}, {"sync", step_sync},
 };
 
+/*
+ * What a cut left of a write that was never acknowledged: without the catalog a rebuild can't tell it from damage, and says so. Whether
+ * something that was acknowledged is in it shows in what is listed, and in lost chunks.
+ */
+static bool is_unacknowledged_rest(const struct store_flaw *flaw)
+{
+	return strncmp(flaw->why, "no record can be found from byte ", strlen("no record can be found from byte ")) == 0;
+}
+
 static int rebuild(const char *path, struct failure *failure)
 {
 	struct store_rebuild_params params = {.doing = doing};
@@ -472,7 +481,8 @@ static int rebuild(const char *path, struct failure *failure)
 	int result = store_rebuild_local(path, &params, &report, failure);
 
 	for (size_t i = 0; result == 0 && i < report.found.flaw_count; i++)
-		(void)printf("flaw %s: %s\n", report.found.flaws[i].what, report.found.flaws[i].why);
+		(void)printf("%s %s: %s\n", is_unacknowledged_rest(&report.found.flaws[i]) ? "rest" : "flaw", report.found.flaws[i].what,
+			     report.found.flaws[i].why);
 	if (result == 0 && report.lost_chunks > 0)
 		(void)printf("flaw: %" PRIu64 " chunks lost\n", report.lost_chunks);
 	store_rebuild_report_free(&report);

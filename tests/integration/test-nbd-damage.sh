@@ -78,10 +78,11 @@ for name in web01@1 live; do
 done
 grep -q "error: .*segment" "$NBD_LOG"
 
+# One request at a time: nbdkit before 1.34 does not survive a client that hangs up while others are answered.
 say "who copies fails, or saves the rest"
-expect_exit 1 nbdcopy "$(uri web01@1)" out.img
+expect_exit 1 nbdcopy --connections=1 --requests=1 "$(uri web01@1)" out.img
 grep -q "Input/output error" stderr
-expect_exit 1 qemu-img convert -f raw -O qcow2 "$(uri web01@1)" out.qcow2
+expect_exit 1 qemu-img convert -m 1 -f raw -O qcow2 "$(uri web01@1)" out.qcow2
 grep -q "Input/output error" stderr
 expect_exit 4 qemu-img compare -f raw -F raw disk.img "$(uri web01@1)"
 cp disk.img saved.img
@@ -147,7 +148,7 @@ journal=$(find "$WHERRY_STORE/journal" -name '*.wj')
 flip "$journal" record-3.
 io_error disk "read 300000 512"
 io_error disk "read 305000 512"
-io disk "read 299000 1000" "read 306000 1000"
+io disk "read 299008 512" "read 306176 512"
 is_written record-2. 200000
 is_written record-4. 400000
 expect_error "its journal is damaged" wherry image disk
