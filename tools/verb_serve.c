@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * wherry serve-nbd: nbdkit with our plugin, until a signal ends it.
+ *
+ * nbdkit before 1.34 is ended by an assertion of its own when a client hangs up while several answers wait to be sent to it, which nbdcopy
+ * does at the first error and at Ctrl-C. All other clients would lose the server by that. So it is started again, on the socket that we keep
+ * for that, where clients that come back meanwhile wait: what they flushed is there. Whatever else ends it is final.
  */
 #include "tools/command.h"
 
@@ -16,11 +20,12 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/units.h"
 #include "syncer/source_disk.h"
 #include "tools/nbd_server.h"
 #include "tools/output.h"
 
-enum { DEFAULT_PORT = 10809, READY_FD_LEAST = 10 };
+enum { DEFAULT_PORT = 10809, READY_FD_LEAST = 10, ABORTS_MOST = 5, ABORTS_SECONDS = 10 };
 
 /* Where it listens. */
 struct place {
@@ -201,51 +206,107 @@ static void say_where(const struct command_line *line, const struct place *place
 	(void)fflush(stdout); /* whoever waits for the line goes on; what can't be printed is found out at the end */
 }
 
+/* How it ended, and whether it was asked to. */
+struct ending {
+	int status; /* of waitpid() */
+	bool is_asked;
+};
+
 /* Until it has ended; a signal that is meant for us goes on to it. */
-static enum exit_status wait_for_server(pid_t pid, const sigset_t *signals)
+static struct ending wait_for_end(pid_t pid, const sigset_t *signals)
 {
 	static const struct timespec patience = {.tv_sec = 1};
-	bool is_asked = false, is_told = false;
-	int status;
+	struct ending ending = {.is_asked = false};
+	bool is_told = false;
 
-	while (waitpid(pid, &status, WNOHANG) == 0) {
+	while (waitpid(pid, &ending.status, WNOHANG) == 0) {
 		int signal_number = sigtimedwait(signals, NULL, &patience);
 
-		if (signal_number < 0 && is_asked && !is_told) {
+		if (signal_number < 0 && ending.is_asked && !is_told) {
 			report_line("wherry: waiting for clients to leave; another signal ends it at once");
 			is_told = true;
 		}
 		if (signal_number < 0 || signal_number == SIGCHLD)
 			continue;
-		(void)kill(pid, is_asked ? SIGKILL : SIGTERM);
-		is_asked = true;
+		(void)kill(pid, ending.is_asked ? SIGKILL : SIGTERM);
+		ending.is_asked = true;
 	}
-	if (is_asked || (WIFEXITED(status) && WEXITSTATUS(status) == 0))
+	return ending;
+}
+
+static enum exit_status judge_ending(const struct ending *ending)
+{
+	if (ending->is_asked || (WIFEXITED(ending->status) && WEXITSTATUS(ending->status) == 0))
 		return STATUS_DONE;
-	if (WIFSIGNALED(status))
-		report_line("wherry: nbdkit: ended by signal %d", WTERMSIG(status));
+	if (WIFSIGNALED(ending->status))
+		report_line("wherry: nbdkit: ended by signal %d", WTERMSIG(ending->status));
 	return STATUS_FAILED;
+}
+
+/* Whether to try again: not when it does nothing else. */
+static bool may_start_again(const struct ending *ending, double aborted_at[ABORTS_MOST], unsigned *aborts)
+{
+	double *oldest = &aborted_at[*aborts % ABORTS_MOST];
+	double now = units_monotonic_seconds();
+	bool is_often = *aborts >= ABORTS_MOST && now - *oldest < ABORTS_SECONDS;
+
+	if (ending->is_asked || !WIFSIGNALED(ending->status) || WTERMSIG(ending->status) != SIGABRT || is_often)
+		return false;
+	*oldest = now;
+	++*aborts;
+	report_line("wherry: nbdkit has ended by an assertion, as it does before 1.34 when a client hangs up too early; it is started again");
+	return true;
+}
+
+/* Started, and again where that helps. The listening socket is closed as soon as nobody will answer on it. */
+static enum exit_status serve(const struct command_line *line, struct nbd_server *server, struct place *place, const sigset_t *signals)
+{
+	double aborted_at[ABORTS_MOST] = {0};
+	unsigned aborts = 0;
+	struct failure failure = {.code = 0};
+	AUTO_CLOSE int ready_fd = -1;
+	bool is_ready;
+	struct ending ending;
+	pid_t pid;
+
+	if (make_ready_pipe(&ready_fd, &server->ready_fd, &failure) < 0)
+		return report_failure(&failure);
+	if (nbd_server_start(server, place->fd, &pid, &failure) < 0) {
+		(void)close(take_fd(&server->ready_fd));
+		(void)close(take_fd(&place->fd));
+		return report_failure(&failure);
+	}
+	(void)close(take_fd(&server->ready_fd));
+	is_ready = wait_until_ready(ready_fd, signals);
+	if (is_ready)
+		say_where(line, place);
+	ending = wait_for_end(pid, signals);
+	while (is_ready && may_start_again(&ending, aborted_at, &aborts)) {
+		if (nbd_server_start(server, place->fd, &pid, &failure) < 0)
+			return report_failure(&failure);
+		ending = wait_for_end(pid, signals);
+	}
+	(void)close(take_fd(&place->fd)); /* nobody shall wait for an answer */
+	if (!is_ready && judge_ending(&ending) == STATUS_FAILED)
+		report_line("wherry: nbdkit: could not start; it says why above");
+	return is_ready ? judge_ending(&ending) : ending.is_asked ? STATUS_DONE : STATUS_FAILED;
 }
 
 static enum exit_status run_serve_nbd(const struct command_line *line)
 {
 	AUTO(leave_place) struct place place = {.fd = -1};
 	struct nbd_server server = {.reference = line->argument_count > 0 ? line->arguments[0] : NULL,
-				    .options = &line->options};
-	AUTO_CLOSE int ready_fd = -1;
-	AUTO_CLOSE int ready_write_fd = -1;
+				    .options = &line->options,
+				    .ready_fd = -1};
 	struct failure failure = {.code = 0};
 	enum exit_status status = check_options(line);
-	bool is_ready;
 	sigset_t signals;
-	pid_t pid;
 	int error;
 
 	if (status != STATUS_DONE)
 		return status;
 	if (check_reference(line, &failure) < 0 || nbd_server_check(&failure) < 0 ||
-	    nbd_server_check_tls(&line->options, &failure) < 0 ||
-	    make_ready_pipe(&ready_fd, &ready_write_fd, &failure) < 0)
+	    nbd_server_check_tls(&line->options, &failure) < 0)
 		return report_failure(&failure);
 	if (line->options.address != NULL || line->options.has_port)
 		error = listen_tcp(line, &place, &failure);
@@ -259,20 +320,7 @@ static enum exit_status run_serve_nbd(const struct command_line *line)
 	(void)sigaddset(&signals, SIGHUP);
 	(void)sigaddset(&signals, SIGCHLD);
 	(void)sigprocmask(SIG_BLOCK, &signals, NULL);
-	server.ready_fd = ready_write_fd;
-	if (nbd_server_start(&server, place.fd, &pid, &failure) < 0) {
-		(void)close(take_fd(&place.fd));
-		status = report_failure(&failure);
-	} else {
-		(void)close(take_fd(&place.fd)); /* when nbdkit has gone nobody shall wait for an answer */
-		(void)close(take_fd(&ready_write_fd));
-		is_ready = wait_until_ready(ready_fd, &signals);
-		if (is_ready)
-			say_where(line, &place);
-		status = wait_for_server(pid, &signals);
-		if (!is_ready && status == STATUS_FAILED)
-			report_line("wherry: nbdkit: could not start; it says why above");
-	}
+	status = serve(line, &server, &place, &signals);
 	if (place.socket_path != NULL)
 		nbd_remove_socket(place.socket_path);
 	return status;

@@ -3,6 +3,7 @@
 
     raw_nbd.py SOCKET EXPORT REQUEST...     read:OFFSET:LENGTH  write:OFFSET:LENGTH  zero:OFFSET:LENGTH  trim:OFFSET:LENGTH
                                             status:OFFSET:LENGTH  status-one:OFFSET:LENGTH
+    raw_nbd.py SOCKET EXPORT hang-up        asks for 16 times 256 KiB at once, and is gone
 
 Prints a line for each: "ok", "error NUMBER" (the protocol's), or for a status the extents, "LENGTH/FLAGS" each.
 """
@@ -68,7 +69,17 @@ class Client:
                 return answer
 
 
+    def hang_up(self):
+        requests = (struct.pack(">IHHQQI", 0x25609513, 0, 0, cookie, cookie % 8 << 18, 1 << 18) for cookie in range(16))
+        self.socket.sendall(b"".join(requests))
+        self.take(1)  # answers are on their way
+        self.socket.close()
+
+
 client = Client(sys.argv[1], sys.argv[2])
+if sys.argv[3:] == ["hang-up"]:
+    client.hang_up()
+    sys.exit()
 for text in sys.argv[3:]:
     word, first, count = text.split(":")
     print(client.request(word, int(first), int(count)))

@@ -5,7 +5,7 @@
 # timeout: 400
 . "$(dirname "$0")/functions.sh"
 
-requires nbdkit nbdinfo nbdcopy qemu-io psktool openssl nbd-client jq
+requires nbdkit nbdinfo nbdcopy qemu-io psktool openssl nbd-client jq python3
 [[ -e $WHERRY_BUILD/nbdplugin/nbdkit-wherry-plugin.so ]] || skip "no plugin: nbdkit-plugin-dev was not there when it was built"
 
 random_file disk.img 3M disk
@@ -72,6 +72,17 @@ wait_until 10 eval "wherry images --json | jq -e '.images[0].in_use'"
 stop_server TERM
 finish "$client"
 grep -q "waiting for clients to leave" served.log
+
+say "a client that hangs up too early takes the server from nobody, though it ends nbdkit before 1.34"
+serve web01@1 --socket "$WORK/own.sock"
+for _ in 1 2 3; do
+	python3 "$WHERRY_SOURCE/tests/helpers/raw_nbd.py" own.sock web01@1 hang-up
+	rm -f out.img
+	expect_exit 0 timeout 20 nbdcopy "$URI" out.img
+	check_same disk.img out.img
+done
+! grep -q "Assertion.*failed" served.log || grep -q "is started again" served.log
+stop_server TERM
 
 say "TCP: loopback, or TLS, or a word that it may be insecure"
 serve web01@1 --port 0 --json
