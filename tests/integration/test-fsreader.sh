@@ -66,6 +66,44 @@ except OSError:
     pass
 '
 
+# What a fast commit can tell of: all of it is in one by the last fsync.
+FAST_CHANGES='
+import os, sys
+os.chdir(sys.argv[1])
+def sync(path):
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+def write(path, data, mode="wb"):
+    with open(path, mode) as file:
+        file.write(data)
+write("new", b"new\n")
+sync("new")
+os.mkdir("folder")
+write("folder/a", b"a" * 10000)
+sync("folder/a")
+os.link("old/1", "folder/hard")
+os.unlink("old/2")
+os.rename("old/3", "folder/moved")
+os.rename("old/6", "old/7")
+os.symlink("short", "folder/link")
+os.symlink("l" * 100, "folder/longer-link")
+os.truncate("old/4", 1)
+write("old/5", b"more" * 5000, "ab")
+os.chmod("old/8", 0o4711)
+os.utime("old/9", ns=(10 ** 18, 2 * 10 ** 18))
+sync("old/5")
+fd = os.open("allocated", os.O_RDWR | os.O_CREAT)
+os.posix_fallocate(fd, 0, 100000)
+os.pwrite(fd, b"x" * 5000, 20000)
+os.fsync(fd)
+for number in range(300):
+    write(f"folder/many-{number:04}", b"")
+os.fsync(fd)
+os.system("fallocate -p -o 4096 -l 8192 allocated")
+os.fsync(fd)
+'
+
 # compare IMAGE TYPE: with what a mount shows of it.
 compare() {
 	attach_loop "$1"
@@ -137,6 +175,60 @@ say "a part of a large file"
 "$LIST" ext4.img ext4 cat files/8388608 5000000 777 >part
 dd if=got of=expected bs=1 skip=5000000 count=777 status=none
 check_same expected part
+
+say "encrypted: names as the kernel shows them without the key, no content"
+truncate -s 64M secret.img
+mke2fs -q -F -t ext4 -b 4096 -O encrypt secret.img >mke2fs.log 2>&1 || die "$(cat mke2fs.log)"
+attach_loop secret.img
+mkdir -p mnt
+if mount -o test_dummy_encryption "$LOOP" mnt 2>/dev/null; then
+	umount mnt # now as the test's own, which ends with it
+	mount_at mnt -o test_dummy_encryption "$LOOP"
+	mkdir mnt/secret mnt/secret/large
+	for name in a short-name "$(printf 'long%.0s' {1..50})" "$(printf 'n%.0s' {1..255})"; do echo content >"mnt/secret/$name"; done
+	for number in {1..400}; do : >"mnt/secret/large/$number-with-a-longer-name-than-others"; done
+	ln -s target mnt/secret/link
+	ln -s "$(printf 'target/%.0s' {1..30})" mnt/secret/longer-link
+	unmount mnt
+	mount_at mnt -o ro,noatime "$LOOP"
+	(cd mnt && find . -exec stat --printf '%n|%f|%h|%u|%g|%t:%T|%s|%b|%.9X|%.9Y|%.9Z\0' {} +) >expected
+	"$LIST" secret.img ext4 stat >got
+	same_records "attributes of encrypted files" expected got
+	(cd mnt && find . -type l -printf '%p -> %l\0') >expected
+	"$LIST" secret.img ext4 links >got
+	same_records "encrypted symbolic links" expected got
+	(cd mnt && find . -mindepth 1 -print0) >expected
+	"$LIST" secret.img ext4 names | sed -z '1d' >got
+	same_records "encrypted names, each looked up" expected got
+	file=$(cd mnt && find . -type f -size +0 -print -quit)
+	status=0
+	"$LIST" secret.img ext4 cat "$file" >got 2>stderr || status=$?
+	expect_equal 1 "$status" "status"
+	grep -q 'is encrypted, and its key is not in the image (ENOKEY)' stderr || die "no word of it: $(cat stderr)"
+	unmount mnt
+else
+	say "this kernel has no encryption to try it with"
+fi
+detach_loop "$LOOP"
+
+say "folders that don't mind case, with and without an index"
+truncate -s 64M folded.img
+mke2fs -q -F -t ext4 -b 4096 -O casefold -E encoding=utf8 folded.img >mke2fs.log 2>&1 || die "$(cat mke2fs.log)"
+{
+	echo "mkdir small"
+	echo "mkdir large"
+	echo "write /dev/null small/Straße"
+	for number in {1..400}; do echo "write /dev/null large/File-With-A-Longer-Name-$number"; done
+	echo "set_inode_field small flags 0x40080000"
+	echo "set_inode_field large flags 0x40080000"
+} | debugfs -w folded.img >debugfs.log 2>&1
+status=0
+e2fsck -fyD folded.img >e2fsck.log 2>&1 || status=$?
+((status <= 1)) || die "e2fsck: $(cat e2fsck.log)"
+debugfs -R 'htree_dump large' folded.img 2>&1 | grep -q 'Number of entries' || die "there is no index"
+for path in small/Straße small/STRASSE large/File-With-A-Longer-Name-77 large/FILE-with-a-longer-NAME-77; do
+	"$LIST" folded.img ext4 cat "$path" >got || die "$path is not found"
+done
 
 # ------------------------------------------------------------------ refused
 
@@ -266,6 +358,42 @@ cp v2.img replayed.img
 attach_loop replayed.img
 mount_at mnt -o ro,noatime "$LOOP"
 compare_crashed v2 ext4
+
+say "fast commits"
+truncate -s 256M fast.img
+mke2fs -q -F -t ext4 -b 4096 -O fast_commit fast.img >mke2fs.log 2>&1 || die "$(cat mke2fs.log)"
+attach_loop fast.img
+fast_loop=$(basename "$LOOP")
+mount_at mnt "$LOOP"
+mkdir mnt/old
+for number in {1..50}; do echo "$number" >"mnt/old/$number"; done
+sync -f mnt
+python3 -c "$FAST_CHANGES" mnt
+if grep -q '^0 commits' "/proc/fs/ext4/$fast_loop/fc_info" 2>/dev/null; then
+	say "this kernel made none"
+else
+	cp --sparse=always fast.img crashed.img
+	cp --sparse=always crashed.img replayed.img
+	unmount mnt
+	detach_loop "$LOOP"
+	attach_loop replayed.img
+	mount_at mnt -o noatime "$LOOP"
+	# The kernel makes entries of folders anew, and their times with them, when it mounts.
+	(cd mnt && find . ! -type d -exec stat --printf '%n|%f|%h|%u|%g|%t:%T|%s|%b|%.9X|%.9Y|%.9Z\0' {} + -o -exec stat --printf '%n|%f|%h|%u|%g\0' {} +) >expected
+	"$LIST" crashed.img ext4 stat 2>stderr | sed -z -E 's/^([^|]*\|4[^|]*\|[^|]*\|[^|]*\|[^|]*)\|.*/\1/' >got
+	same_records "attributes with fast commits" expected got
+	(cd mnt && find . -mindepth 1 -print0) >expected
+	"$LIST" crashed.img ext4 names 2>stderr | sed -z '1d' >got
+	same_records "names with fast commits" expected got
+	(cd mnt && find . -type f -print0 | xargs -0 sha256sum -z) >expected
+	"$LIST" crashed.img ext4 contents 2>stderr >got
+	same_records "contents with fast commits" expected got
+	(cd mnt && find . -type l -printf '%p -> %l\0') >expected
+	"$LIST" crashed.img ext4 links 2>stderr >got
+	same_records "symbolic links with fast commits" expected got
+fi
+unmount mnt
+detach_loop "$LOOP"
 
 say "a journal that was damaged"
 cp --sparse=always v3.img damaged.img
