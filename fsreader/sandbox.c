@@ -50,7 +50,6 @@ enum {
 	NOBODY = 65534,
 	SIGNALS = 64,
 	END_WAIT_MS = 200,
-	ENVIRONMENT_MOST = 8,
 };
 
 /* Where a child failed; over a pipe to its parent. */
@@ -91,7 +90,8 @@ struct launch {
 	pid_t parent;
 	uid_t uid;
 	char uid_map[64], gid_map[64];
-	char *environment[ENVIRONMENT_MOST];
+	char *sanitizer_options; /* owned; NULL without */
+	char *environment[4];
 	/* set in the child */
 	bool has_own_users; /* a user namespace */
 };
@@ -462,27 +462,37 @@ static int open_program(const char *program, struct failure *failure)
 static void free_launch(struct launch *launch)
 {
 	free(launch->filter.filter);
+	free(launch->sanitizer_options);
 	cleanup_close(&launch->program_fd);
 	cleanup_close(&launch->null_fd);
 	cleanup_close(&launch->error_fd);
 }
 
-static void fill_environment(struct launch *launch)
+/* A sanitizer's run-time system has options of its own, and must not do at the end what it may not do here. */
+static int add_sanitizer_options(struct launch *launch)
+{
+	const char *options = getenv("ASAN_OPTIONS");
+
+	if (!SANDBOX_HAS_SANITIZER)
+		return 0;
+	if (asprintf(&launch->sanitizer_options, "ASAN_OPTIONS=%s:detect_leaks=0:disable_coredump=0",
+		     options == NULL ? "" : options) < 0) {
+		launch->sanitizer_options = NULL;
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static int fill_environment(struct launch *launch)
 {
 	static char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", locale[] = "LC_ALL=C";
-	unsigned count = 0;
 
-	launch->environment[count++] = path;
-	launch->environment[count++] = locale;
-	if (SANDBOX_HAS_SANITIZER) {
-		extern char **environ;
-
-		for (char **variable = environ; *variable != NULL && count < ENVIRONMENT_MOST - 1; variable++) {
-			if (strstr(*variable, "SAN_OPTIONS=") != NULL)
-				launch->environment[count++] = *variable;
-		}
-	}
-	launch->environment[count] = NULL;
+	if (add_sanitizer_options(launch) < 0)
+		return -ENOMEM;
+	launch->environment[0] = path;
+	launch->environment[1] = locale;
+	launch->environment[2] = launch->sanitizer_options;
+	return 0;
 }
 
 static int fill_launch(struct launch *launch, const struct sandbox_params *params, struct failure *failure)
@@ -498,7 +508,8 @@ static int fill_launch(struct launch *launch, const struct sandbox_params *param
 	launch->uid = geteuid();
 	(void)snprintf(launch->uid_map, sizeof(launch->uid_map), "%u %u 1", (unsigned)geteuid(), (unsigned)geteuid());
 	(void)snprintf(launch->gid_map, sizeof(launch->gid_map), "%u %u 1", (unsigned)getegid(), (unsigned)getegid());
-	fill_environment(launch);
+	if (fill_environment(launch) < 0)
+		return fail(failure, -ENOMEM, "sandbox: out of memory");
 	launch->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (launch->null_fd < 0)
 		return fail_errno(failure, -errno, "/dev/null");

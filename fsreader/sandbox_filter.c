@@ -173,28 +173,39 @@ static int allow_if(scmp_filter_ctx filter, int call, struct scmp_arg_cmp condit
 	return call < 0 ? 0 : seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition);
 }
 
+static struct scmp_arg_cmp equals(unsigned argument, scmp_datum_t value)
+{
+	return (struct scmp_arg_cmp){.arg = argument, .op = SCMP_CMP_EQ, .datum_a = value};
+}
+
+/* Of these bits, just those that are in `value`. */
+static struct scmp_arg_cmp has_of(unsigned argument, scmp_datum_t bits, scmp_datum_t value)
+{
+	return (struct scmp_arg_cmp){.arg = argument, .op = SCMP_CMP_MASKED_EQ, .datum_a = bits, .datum_b = value};
+}
+
 static int allow_by_argument(scmp_filter_ctx filter)
 {
 	static const scmp_datum_t writing = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | (O_TMPFILE & ~O_DIRECTORY);
 	static const scmp_datum_t thread = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND;
 	static const int asking[] = {F_GETFD, F_SETFD,	       F_GETFL,	     F_SETFL,
 				     F_DUPFD, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_SETPIPE_SZ};
-	int error = allow_if(filter, SCMP_SYS(open), SCMP_A1(SCMP_CMP_MASKED_EQ, writing, O_RDONLY));
+	int error = allow_if(filter, SCMP_SYS(open), has_of(1, writing, O_RDONLY));
 
 	if (error == 0)
-		error = allow_if(filter, SCMP_SYS(openat), SCMP_A2(SCMP_CMP_MASKED_EQ, writing, O_RDONLY));
+		error = allow_if(filter, SCMP_SYS(openat), has_of(2, writing, O_RDONLY));
 	if (error == 0)
-		error = allow_if(filter, SCMP_SYS(clone), SCMP_A0(SCMP_CMP_MASKED_EQ, thread, thread));
+		error = allow_if(filter, SCMP_SYS(clone), has_of(0, thread, thread));
 	if (error == 0)
 		error = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
 	if (error == 0)
-		error = allow_if(filter, SCMP_SYS(execveat), SCMP_A0(SCMP_CMP_EQ, SANDBOX_PROGRAM_FD));
+		error = allow_if(filter, SCMP_SYS(execveat), equals(0, SANDBOX_PROGRAM_FD));
 	if (error == 0)
-		error = allow_if(filter, SCMP_SYS(prlimit64), SCMP_A2(SCMP_CMP_EQ, 0));
+		error = allow_if(filter, SCMP_SYS(prlimit64), equals(2, 0));
 	if (error == 0)
-		error = allow_if(filter, SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+		error = allow_if(filter, SCMP_SYS(prctl), equals(0, PR_SET_NAME));
 	for (size_t i = 0; i < sizeof(asking) / sizeof(asking[0]) && error == 0; i++)
-		error = allow_if(filter, SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)asking[i]));
+		error = allow_if(filter, SCMP_SYS(fcntl), equals(1, (scmp_datum_t)asking[i]));
 	return error;
 }
 
@@ -251,10 +262,10 @@ int sandbox_filter_make(struct sock_fprog *ret_program, struct failure *failure)
 /* Memory for data, never for code. */
 static int allow_data_memory(scmp_filter_ctx filter)
 {
-	int error = allow_if(filter, SCMP_SYS(mmap), SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	int error = allow_if(filter, SCMP_SYS(mmap), has_of(2, PROT_EXEC, 0));
 
 	if (error == 0)
-		error = allow_if(filter, SCMP_SYS(mprotect), SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+		error = allow_if(filter, SCMP_SYS(mprotect), has_of(2, PROT_EXEC, 0));
 	return error;
 }
 

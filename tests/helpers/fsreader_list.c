@@ -515,6 +515,7 @@ int main(int argc, char **argv)
 		if (strcmp(argv[3], "survive") != 0)
 			error(EXIT_FAILURE, 0, "%s (%s)", failure.message, strerrorname_np(-failure.code));
 		(void)fprintf(stderr, "not opened: %s\n", failure.message);
+		free(walk.buffer);
 		return 0;
 	}
 	run(&walk, argv[3], argc - 4, argv + 4);

@@ -137,7 +137,7 @@ def limit_memory():
 
 
 def survive(lister, image, kind):
-    environment = dict(os.environ, TIMEOUT_SECONDS=str(QUESTION_SECONDS))
+    environment = dict(os.environ, TIMEOUT_SECONDS=str(QUESTION_SECONDS), VERBOSE="1")
     sanitized = "asan" in environment.get("ASAN_OPTIONS", "") or "ASAN_OPTIONS" in environment and environment.get("MUTATE_NO_LIMIT")
     return subprocess.run([lister, image, kind, "survive"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                           timeout=RUN_SECONDS, preexec_fn=None if sanitized else limit_memory, check=False)
@@ -146,7 +146,7 @@ def survive(lister, image, kind):
 def main():
     lister, path, kind, first_seed, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
     image = Image(path)
-    opened = 0
+    opened, ended, late = 0, 0, 0
     with open(path, "r+b", buffering=0) as file:
         for seed in range(first_seed, first_seed + count):
             source = random.Random(seed)
@@ -161,9 +161,13 @@ def main():
             if result.returncode != 0:
                 sys.exit(f"{told}: status {result.returncode}: {result.stderr.decode(errors='replace')[-2000:]}")
             opened += b"not opened" not in result.stderr
+            ended += b"the process that read it was" in result.stderr
+            late += b"no answer about a file" in result.stderr
+            if os.environ.get("MUTATE_TELL") and (b"the process that read it was" in result.stderr or b"no answer about" in result.stderr):
+                print(told)
             for offset, data, _ in changes:
                 os.pwrite(file.fileno(), image.data[offset:offset + len(data)], offset)
-    print(f"{count} of them, {opened} could be opened")
+    print(f"{count} of them, {opened} could be opened; {ended} ended their reader, {late} took it too long")
 
 
 main()
