@@ -11,12 +11,21 @@
 
 #include "common/cleanup.h"
 
-enum { NODES = 16384, BATCHES = 8, ALIGNMENT = 8 };
+enum { NODES = 16384, BATCHES = 8, VALUES = 16, ALIGNMENT = 8 };
+
+struct value {
+	uint64_t ino; /* 0: none */
+	char name[FSREADER_NAME_MOST_BYTES + 1];
+	uint8_t *data;
+	size_t len_bytes;
+};
 
 struct ext_cache {
 	pthread_mutex_t lock;
 	struct ext_node *nodes;		    /* NODES of them; attr.ino is 0 where there is none */
 	struct ext_batch *batches[BATCHES]; /* the last used first */
+	struct value values[VALUES];
+	unsigned next_value; /* to be replaced */
 };
 
 int ext_cache_make(struct ext_cache **ret_cache, struct failure *failure)
@@ -41,6 +50,8 @@ void ext_cache_free(struct ext_cache *cache)
 		return;
 	for (unsigned i = 0; i < BATCHES; i++)
 		ext_batch_put(cache->batches[i]);
+	for (unsigned i = 0; i < VALUES; i++)
+		free(cache->values[i].data);
 	(void)pthread_mutex_destroy(&cache->lock);
 	free(cache->nodes);
 	free(cache);
@@ -65,6 +76,58 @@ void ext_cache_put_node(struct ext_cache *cache, const struct ext_node *node)
 
 	cache->nodes[node->attr.ino % NODES] = *node;
 }
+
+/* ------------------------------------------------------------------ values */
+
+static uint8_t *copy_bytes(const uint8_t *data, size_t len_bytes)
+{
+	uint8_t *copy = malloc(len_bytes + 1);
+
+	if (copy == NULL)
+		return NULL;
+	memcpy(copy, data, len_bytes);
+	copy[len_bytes] = 0;
+	return copy;
+}
+
+bool ext_cache_get_value(struct ext_cache *cache, uint64_t ino, const char *name, uint8_t **ret_value,
+			 size_t *ret_len_bytes)
+{
+	WITH_LOCK(&cache->lock);
+
+	for (unsigned i = 0; i < VALUES; i++) {
+		const struct value *value = &cache->values[i];
+		uint8_t *copy;
+
+		if (value->ino != ino || strcmp(value->name, name) != 0)
+			continue;
+		copy = copy_bytes(value->data, value->len_bytes);
+		if (copy == NULL)
+			return false;
+		*ret_value = copy;
+		*ret_len_bytes = value->len_bytes;
+		return true;
+	}
+	return false;
+}
+
+void ext_cache_put_value(struct ext_cache *cache, uint64_t ino, const char *name, const uint8_t *data, size_t len_bytes)
+{
+	uint8_t *copy = copy_bytes(data, len_bytes);
+	struct value *value;
+
+	if (copy == NULL)
+		return;
+	WITH_LOCK(&cache->lock);
+	value = &cache->values[cache->next_value++ % VALUES];
+	free(value->data);
+	value->ino = ino;
+	(void)strcpy(value->name, name); /* 255 bytes at most: the front has looked */
+	value->data = copy;
+	value->len_bytes = len_bytes;
+}
+
+/* ------------------------------------------------------------------ pieces */
 
 const char *ext_pieces_find_flaw(const struct ext_piece *pieces, size_t count, uint64_t source_bytes)
 {

@@ -20,6 +20,16 @@ void ext_cache_free(struct ext_cache *cache); /* NULL is fine */
 bool ext_cache_get_node(struct ext_cache *cache, uint64_t ino, struct ext_node *ret_node);
 void ext_cache_put_node(struct ext_cache *cache, const struct ext_node *node);
 
+/*
+ * Values of extended attributes, for whoever asks for the length first and then for the value; by the name "" the names
+ * of all. A copy, which the caller frees, with a zero behind it. False: not known (or no memory for the copy, which
+ * comes to the same).
+ */
+bool ext_cache_get_value(struct ext_cache *cache, uint64_t ino, const char *name, uint8_t **ret_value,
+			 size_t *ret_len_bytes);
+void ext_cache_put_value(struct ext_cache *cache, uint64_t ino, const char *name, const uint8_t *value,
+			 size_t len_bytes);
+
 /* A part of a listing, checked: ext_batch_next() takes it apart. Shared; whoever has one gives it back. */
 struct ext_batch {
 	atomic_uint users;

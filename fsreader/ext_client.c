@@ -281,44 +281,71 @@ static int ext_readlink(void *engine, uint64_t ino, char **ret_target, struct fa
 	return 0;
 }
 
-static int ext_listxattr(void *engine, uint64_t ino, char **ret_names, size_t *ret_len_bytes, struct failure *failure)
+/* By the name "" the names of all. */
+static int get_value(struct ext *ext, uint64_t ino, const char *name, uint8_t **ret_value, size_t *ret_len_bytes,
+		     struct failure *failure)
 {
-	struct ext *ext = engine;
+	struct ext_question question = {.kind = *name == '\0' ? EXT_LISTXATTR : EXT_GETXATTR, .ino = ino};
 	AUTO(ext_reply_free) struct ext_reply reply = {.payload = NULL};
-	struct ext_node node;
-	int error = get_node(ext, ino, &node, failure);
+	int error;
 
-	if (error == 0 && (node.flags & EXT_NODE_HAS_XATTRS) != 0)
-		error = ext_link_ask(ext->link, &(struct ext_question){.kind = EXT_LISTXATTR, .ino = ino}, &reply,
-				     failure);
-	if (error < 0)
-		return error;
-	*ret_len_bytes = reply.payload_bytes;
-	*ret_names = (char *)take_ptr(reply.payload);
-	return 0;
-}
-
-static int ext_getxattr(void *engine, uint64_t ino, const char *name, void **ret_value, size_t *ret_len_bytes,
-			struct failure *failure)
-{
-	struct ext *ext = engine;
-	struct ext_question question = {.kind = EXT_GETXATTR, .ino = ino};
-	AUTO(ext_reply_free) struct ext_reply reply = {.payload = NULL};
-	struct ext_node node;
-	int error = get_node(ext, ino, &node, failure);
-
-	if (error < 0)
-		return error;
-	if ((node.flags & EXT_NODE_HAS_XATTRS) == 0)
-		return fail(failure, -ENODATA, "%s: inode %" PRIu64 " has no attribute %s", ext_link_what(ext->link),
-			    ino, name);
+	if (ext_cache_get_value(ext->cache, ino, name, ret_value, ret_len_bytes))
+		return 0;
 	name_question(&question, name);
 	error = ext_link_ask(ext->link, &question, &reply, failure);
 	if (error < 0)
 		return error;
+	if (reply.payload_bytes > EXT_XATTR_MOST_BYTES)
+		return ext_link_distrust(ext->link, failure, "an attribute that can't be, inode %" PRIu64, ino);
+	ext_cache_put_value(ext->cache, ino, name, reply.payload, reply.payload_bytes);
 	*ret_len_bytes = reply.payload_bytes;
 	*ret_value = take_ptr(reply.payload);
 	return 0;
+}
+
+static int ext_listxattr(void *engine, uint64_t ino, char **ret_names, size_t *ret_len_bytes, struct failure *failure)
+{
+	struct ext *ext = engine;
+	uint8_t *names = NULL;
+	struct ext_node node;
+	int error = get_node(ext, ino, &node, failure);
+
+	*ret_len_bytes = 0;
+	if (error == 0 && (node.flags & EXT_NODE_HAS_XATTRS) != 0)
+		error = get_value(ext, ino, "", &names, ret_len_bytes, failure);
+	*ret_names = (char *)names;
+	return error;
+}
+
+static bool has_name(const char *names, size_t len_bytes, const char *name)
+{
+	size_t name_bytes = strlen(name) + 1;
+
+	for (const char *at = names; at < names + len_bytes; at += strlen(at) + 1) { /* a zero is behind them */
+		if ((size_t)(names + len_bytes - at) >= name_bytes && memcmp(at, name, name_bytes) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Most who ask, ask for what isn't there: ACLs, capabilities. The names of all that are tell that at once. */
+static int ext_getxattr(void *engine, uint64_t ino, const char *name, void **ret_value, size_t *ret_len_bytes,
+			struct failure *failure)
+{
+	struct ext *ext = engine;
+	AUTO_FREE char *names = NULL;
+	uint8_t *value = NULL;
+	size_t len_bytes = 0;
+	int error = ext_listxattr(ext, ino, &names, &len_bytes, failure);
+
+	if (error == 0 && !has_name(names, len_bytes, name))
+		return fail(failure, -ENODATA, "%s: inode %" PRIu64 " has no attribute %s", ext_link_what(ext->link),
+			    ino, name);
+	if (error == 0)
+		error = get_value(ext, ino, name, &value, ret_len_bytes, failure);
+	if (error == 0)
+		*ret_value = value;
+	return error;
 }
 
 static int ext_statfs(void *engine, struct fsreader_statfs *ret_statfs, struct failure *failure)

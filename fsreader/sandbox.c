@@ -90,8 +90,8 @@ struct launch {
 	pid_t parent;
 	uid_t uid;
 	char uid_map[64], gid_map[64];
-	char *sanitizer_options; /* owned; NULL without */
-	char *environment[4];
+	char *sanitizer_options[2]; /* owned; NULL without */
+	char *environment[5];
 	/* set in the child */
 	bool has_own_users; /* a user namespace */
 };
@@ -234,12 +234,12 @@ static int set_limits(const struct sandbox_params *params)
 	int error = limit(RLIMIT_NOFILE, LIMIT_OF_FDS);
 
 	if (error == 0)
-		error = limit(RLIMIT_FSIZE, 0);
-	if (error == 0)
 		error = limit(RLIMIT_CORE, 0);
 	if (error == 0)
 		error = limit(RLIMIT_MEMLOCK, 0);
-	if (error == 0 && !SANDBOX_HAS_SANITIZER) /* whose shadow takes terabytes of addresses */
+	if (error == 0 && !SANDBOX_HAS_SANITIZER) /* whose shadow is a file, and takes terabytes of addresses */
+		error = limit(RLIMIT_FSIZE, 0);
+	if (error == 0 && !SANDBOX_HAS_SANITIZER)
 		error = limit(RLIMIT_AS, memory_bytes);
 	if (error == 0 && params->cpu_seconds != 0)
 		error = limit(RLIMIT_CPU, params->cpu_seconds);
@@ -462,22 +462,21 @@ static int open_program(const char *program, struct failure *failure)
 static void free_launch(struct launch *launch)
 {
 	free(launch->filter.filter);
-	free(launch->sanitizer_options);
+	free(launch->sanitizer_options[0]);
+	free(launch->sanitizer_options[1]);
 	cleanup_close(&launch->program_fd);
 	cleanup_close(&launch->null_fd);
 	cleanup_close(&launch->error_fd);
 }
 
-/* A sanitizer's run-time system has options of its own, and must not do at the end what it may not do here. */
-static int add_sanitizer_options(struct launch *launch)
+/* A sanitizer's run-time system has options of its own, and must not do what it may not do here. */
+static int add_sanitizer_options(const char *name, char **ret_variable)
 {
-	const char *options = getenv("ASAN_OPTIONS");
+	const char *options = getenv(name);
 
-	if (!SANDBOX_HAS_SANITIZER)
-		return 0;
-	if (asprintf(&launch->sanitizer_options, "ASAN_OPTIONS=%s:detect_leaks=0:disable_coredump=0",
-		     options == NULL ? "" : options) < 0) {
-		launch->sanitizer_options = NULL;
+	if (SANDBOX_HAS_SANITIZER && asprintf(ret_variable, "%s=%s:detect_leaks=0:disable_coredump=0", name,
+					      options == NULL ? "" : options) < 0) {
+		*ret_variable = NULL;
 		return -ENOMEM;
 	}
 	return 0;
@@ -487,11 +486,13 @@ static int fill_environment(struct launch *launch)
 {
 	static char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", locale[] = "LC_ALL=C";
 
-	if (add_sanitizer_options(launch) < 0)
+	if (add_sanitizer_options("ASAN_OPTIONS", &launch->sanitizer_options[0]) < 0 ||
+	    add_sanitizer_options("TSAN_OPTIONS", &launch->sanitizer_options[1]) < 0)
 		return -ENOMEM;
 	launch->environment[0] = path;
 	launch->environment[1] = locale;
-	launch->environment[2] = launch->sanitizer_options;
+	launch->environment[2] = launch->sanitizer_options[0]; /* NULL is the end */
+	launch->environment[3] = launch->sanitizer_options[1];
 	return 0;
 }
 

@@ -157,6 +157,15 @@ say "several threads at once"
 THREADS=4 "$LIST" ext4.img ext4 stat >got
 check_same expected got
 
+say "who isn't root"
+other=(setpriv --reuid 54321 --regid 54321 --clear-groups)
+if "${other[@]}" test -x "$LIST"; then
+	"${other[@]}" "$LIST" /dev/fd/9 ext4 stat 9<ext4.img >got
+	check_same expected got
+else
+	say "nobody else may reach $LIST"
+fi
+
 say "blocks of 64 KiB, which this kernel may not mount"
 mkdir tree
 python3 "$MAKE_TREE" tree block=65536 many=1000 pieces=20

@@ -304,12 +304,12 @@ static void a_killed_child_is_described(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
+	cmocka_unit_test(child_ends_with_its_parent), /* first: ThreadSanitizer wants no fork next to threads */
 	cmocka_unit_test(worker_is_killed_for_what_it_must_not),
 	cmocka_unit_test(tool_is_refused_what_it_must_not),
 	cmocka_unit_test(child_has_no_privileges),
 	cmocka_unit_test(child_has_the_descriptors_it_was_given_and_no_others),
 	cmocka_unit_test(child_outlives_the_thread_that_started_it),
-	cmocka_unit_test(child_ends_with_its_parent),
 	cmocka_unit_test(a_program_that_is_not_there_is_told),
 	cmocka_unit_test(a_failure_in_the_child_is_told),
 	cmocka_unit_test(a_killed_child_is_described),
