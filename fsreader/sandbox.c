@@ -7,13 +7,16 @@
  *
  *   signals          as if nobody had ever touched them
  *   a session        of its own: no Ctrl-C of ours, no terminal
- *   namespaces       network, IPC, host name; of mounts where there is something to prepare. Some hosts forbid them: it
- * goes on without, for the filter allows no socket anyway prepare          what the caller has for it descriptors those
- * that were named and nothing else limits           memory, descriptors, no files written, no core privileges root
- * becomes nobody; no groups, no capabilities, none to be had by exec PDEATHSIG        after the change of user, which
- * clears it filter           of system calls, for a tool. Our worker loads its own, stricter one, once the dynamic
- * loader is done exec             by descriptor (sandbox_filter.h says why; and nobody may not reach the folder that
- * the program is in)
+ *   namespaces       network, IPC, host name; of mounts where there is something to prepare. Some hosts forbid them: it goes on
+ *                    without, for the filter allows no socket anyway
+ *   prepare          what the caller has for it
+ *   processes        a kernel gets a namespace of them, in which it is the first: one more fork; who forked waits for its end
+ *   descriptors      those that were named and nothing else
+ *   limits           memory, descriptors, no files written, no core
+ *   privileges       root becomes nobody; no groups, no capabilities, none to be had by exec
+ *   PDEATHSIG        after the change of user, which clears it
+ *   filter           of system calls, for a tool. Our worker loads its own, stricter one, once the dynamic loader is done
+ *   exec             by descriptor (sandbox_filter.h says why; and nobody may not reach the folder that the program is in)
  *
  * PR_SET_PDEATHSIG means the thread that forked, not its process: a thread of a pool that ends for want of work would
  * take the child with it. So one thread forks for all, and lives as long as the process.
@@ -32,6 +35,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -44,6 +48,7 @@
 enum {
 	DEFAULT_MEMORY_BYTES = 1 << 30,
 	ERROR_FD = SANDBOX_PROGRAM_FD - 1,
+	LIFE_FD = SANDBOX_PROGRAM_FD - 2,
 	SPARE_FD_LEAST = SANDBOX_PROGRAM_FD + 1,
 	FDS_MOST = 16,
 	LIMIT_OF_FDS = SANDBOX_FD_MOST + 1,
@@ -87,6 +92,7 @@ struct launch {
 	int program_fd;
 	int null_fd;
 	int error_fd;
+	int life_fd; /* set in the child: of a pipe that ends with who waits for it; -1: none */
 	pid_t parent;
 	uid_t uid;
 	char uid_map[64], gid_map[64];
@@ -140,12 +146,14 @@ static int enter_own_users(struct launch *launch, int flags)
 static int enter_namespaces(struct launch *launch)
 {
 	bool needs_mounts = launch->params->prepare != NULL;
-	int flags = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | (needs_mounts ? CLONE_NEWNS : 0);
+	bool needs_processes = launch->params->kind == SANDBOX_KERNEL;
+	int flags = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | (needs_mounts ? CLONE_NEWNS : 0) |
+		    (needs_processes ? CLONE_NEWPID : 0);
 	int error = unshare(flags) < 0 ? -errno : 0;
 
 	if (error == -EPERM && (launch->uid != 0 || needs_mounts))
 		error = enter_own_users(launch, flags);
-	if (error < 0 && !needs_mounts)
+	if (error < 0 && !needs_mounts && !needs_processes)
 		return 0;
 	if (error == 0 && needs_mounts && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		error = -errno;
@@ -178,6 +186,8 @@ static int move_all_up(struct launch *launch, int spare[FDS_MOST])
 		error = move_up(&launch->null_fd);
 	if (error == 0)
 		error = move_up(&launch->program_fd);
+	if (error == 0 && launch->life_fd >= 0)
+		error = move_up(&launch->life_fd);
 	for (unsigned i = 0; i < params->fd_count && error == 0; i++) {
 		spare[i] = params->fds[i][0];
 		error = move_up(&spare[i]);
@@ -217,8 +227,14 @@ static int place_fds(struct launch *launch)
 	if (dup3(launch->error_fd, ERROR_FD, O_CLOEXEC) < 0 ||
 	    dup3(launch->program_fd, SANDBOX_PROGRAM_FD, O_CLOEXEC) < 0)
 		return -errno;
+	if (launch->life_fd >= 0 && dup3(launch->life_fd, LIFE_FD, O_CLOEXEC) < 0)
+		return -errno;
 	launch->error_fd = ERROR_FD;
-	return close_range(LIMIT_OF_FDS, ERROR_FD - 1, 0) < 0 || close_range(SPARE_FD_LEAST, ~0U, 0) < 0 ? -errno : 0;
+	launch->life_fd = launch->life_fd < 0 ? -1 : LIFE_FD;
+	return close_range(LIMIT_OF_FDS, launch->life_fd < 0 ? ERROR_FD - 1 : LIFE_FD - 1, 0) < 0 ||
+			       close_range(SPARE_FD_LEAST, ~0U, 0) < 0
+		       ? -errno
+		       : 0;
 }
 
 static int limit(__rlimit_resource_t what, uint64_t value)
@@ -292,6 +308,54 @@ static void child_check(const struct launch *launch, int code, enum stage stage)
 		child_fail(launch, stage, code);
 }
 
+/* Waits for the end of the first process of a namespace, and ends the same way. */
+static void __attribute__((noreturn)) child_wait(const struct launch *launch, pid_t first, int life_fd)
+{
+	int status = 0;
+
+	(void)dup2(life_fd, 0);
+	(void)close_range(1, ~0U, 0);	  /* the error pipe, too: else it would never end */
+	(void)give_up_privileges(launch); /* it does nothing any more, and nobody in the namespace sees it */
+	(void)prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0L, 0L, 0L);
+	if (getppid() != launch->parent)
+		_exit(127);
+	while (waitpid(first, &status, 0) < 0 && errno == EINTR)
+		;
+	if (WIFSIGNALED(status))
+		(void)kill(getpid(), WTERMSIG(status));
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 127);
+}
+
+/*
+ * The first process of the new namespace goes on. Its parent has no number there; whether it lives is told by a pipe that
+ * ends with it.
+ */
+static int become_first(struct launch *launch)
+{
+	int pipe_fds[2];
+	pid_t pid;
+
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return -errno;
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid > 0)
+		child_wait(launch, pid, pipe_fds[1]);
+	(void)close(pipe_fds[1]);
+	launch->life_fd = pipe_fds[0];
+	return 0;
+}
+
+static bool has_parent(const struct launch *launch)
+{
+	struct pollfd life = {.fd = launch->life_fd};
+
+	if (launch->life_fd < 0)
+		return getppid() == launch->parent;
+	return poll(&life, 1, 0) == 0;
+}
+
 static void __attribute__((noreturn)) child_run(struct launch *launch)
 {
 	const struct sandbox_params *params = launch->params;
@@ -299,6 +363,8 @@ static void __attribute__((noreturn)) child_run(struct launch *launch)
 	reset_signals();
 	(void)setsid(); /* can't fail: the child of a fork leads no group */
 	child_check(launch, enter_namespaces(launch), STAGE_NAMESPACES);
+	if (params->kind == SANDBOX_KERNEL)
+		child_check(launch, become_first(launch), STAGE_NAMESPACES);
 	if (params->prepare != NULL)
 		child_check(launch, params->prepare(params->opaque), STAGE_PREPARE);
 	child_check(launch, place_fds(launch), STAGE_FDS);
@@ -307,10 +373,12 @@ static void __attribute__((noreturn)) child_run(struct launch *launch)
 	child_check(launch, give_up_privileges(launch), STAGE_PRIVILEGES);
 	child_check(launch, prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0L, 0L, 0L) < 0 ? -errno : 0,
 		    STAGE_PRIVILEGES);
-	if (getppid() != launch->parent) /* it ended before it could have mattered to us */
+	if (!has_parent(launch)) /* it ended before it could have mattered to us */
 		child_fail(launch, STAGE_PARENT, -ESRCH);
-	if (params->kind == SANDBOX_TOOL)
+	if (params->kind != SANDBOX_WORKER)
 		child_check(launch, load_filter(&launch->filter), STAGE_FILTER);
+	if (params->kind == SANDBOX_KERNEL)
+		(void)personality(ADDR_NO_RANDOMIZE); /* it would execute itself again to get that */
 	(void)syscall(SYS_execveat, SANDBOX_PROGRAM_FD, "", params->argv, launch->environment, AT_EMPTY_PATH);
 	child_fail(launch, STAGE_EXEC, -errno);
 }
@@ -482,17 +550,21 @@ static int add_sanitizer_options(const char *name, char **ret_variable)
 	return 0;
 }
 
-static int fill_environment(struct launch *launch)
+static int fill_environment(struct launch *launch, char *const *more)
 {
 	static char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", locale[] = "LC_ALL=C";
-
+	unsigned count = 0;
 	if (add_sanitizer_options("ASAN_OPTIONS", &launch->sanitizer_options[0]) < 0 ||
 	    add_sanitizer_options("TSAN_OPTIONS", &launch->sanitizer_options[1]) < 0)
 		return -ENOMEM;
-	launch->environment[0] = path;
-	launch->environment[1] = locale;
-	launch->environment[2] = launch->sanitizer_options[0]; /* NULL is the end */
-	launch->environment[3] = launch->sanitizer_options[1];
+	launch->environment[count++] = path;
+	launch->environment[count++] = locale;
+	for (unsigned i = 0; i < 2; i++)
+		if (launch->sanitizer_options[i] != NULL)
+			launch->environment[count++] = launch->sanitizer_options[i];
+	for (; more != NULL && *more != NULL && count < ENVIRONMENT_MOST - 1; more++)
+		launch->environment[count++] = *more;
+	launch->environment[count] = NULL;
 	return 0;
 }
 
@@ -509,7 +581,7 @@ static int fill_launch(struct launch *launch, const struct sandbox_params *param
 	launch->uid = geteuid();
 	(void)snprintf(launch->uid_map, sizeof(launch->uid_map), "%u %u 1", (unsigned)geteuid(), (unsigned)geteuid());
 	(void)snprintf(launch->gid_map, sizeof(launch->gid_map), "%u %u 1", (unsigned)getegid(), (unsigned)getegid());
-	if (fill_environment(launch) < 0)
+	if (fill_environment(launch, params->environment) < 0)
 		return fail(failure, -ENOMEM, "sandbox: out of memory");
 	launch->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (launch->null_fd < 0)
@@ -517,7 +589,7 @@ static int fill_launch(struct launch *launch, const struct sandbox_params *param
 	launch->program_fd = open_program(params->program, failure);
 	if (launch->program_fd < 0)
 		return launch->program_fd;
-	return params->kind == SANDBOX_TOOL ? sandbox_filter_make(&launch->filter, failure) : 0;
+	return params->kind != SANDBOX_WORKER ? sandbox_filter_make(params->kind, &launch->filter, failure) : 0;
 }
 
 /* Nothing comes when all went well: the pipe closes with the exec. */
@@ -539,7 +611,7 @@ static int read_child_error(int fd, const char *program, struct failure *failure
 
 int sandbox_spawn(const struct sandbox_params *params, pid_t *ret_pid, int *ret_pidfd, struct failure *failure)
 {
-	AUTO(free_launch) struct launch launch = {.program_fd = -1, .null_fd = -1, .error_fd = -1};
+	AUTO(free_launch) struct launch launch = {.program_fd = -1, .null_fd = -1, .error_fd = -1, .life_fd = -1};
 	struct job job = {.launch = &launch, .pidfd = -1};
 	AUTO_CLOSE int read_fd = -1;
 	int pipe_fds[2];

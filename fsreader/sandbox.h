@@ -18,6 +18,7 @@
 enum sandbox_kind {
 	SANDBOX_WORKER, /* our own worker: confines itself further, with sandbox_confine_worker(), once it runs */
 	SANDBOX_TOOL,	/* somebody else's program: may open files for reading, which a dynamic loader has to */
+	SANDBOX_KERNEL, /* a user-mode Linux: a tool that has processes of its own, and traces them. It sees none but those */
 };
 
 enum { SANDBOX_FD_MOST = 63 }; /* the highest number that the child can have */
@@ -26,6 +27,7 @@ struct sandbox_params {
 	enum sandbox_kind kind;
 	const char *program; /* looked up in PATH without a slash */
 	char *const *argv;
+	char *const *environment; /* "NAME=VALUE", besides PATH and LC_ALL; NULL: none */
 	/*
 	 * {ours, theirs}: what the child has open, besides 0, 1 and 2, which are /dev/null unless they are named here.
 	 * What a hostile file system makes its parser say doesn't belong on our terminal, so its stderr is for a pipe,

@@ -10,10 +10,15 @@
  * EPERM, which programs know how to live with. What arguments decide is decided here:
  *
  *   open, openat        for reading only
- *   clone               threads only; clone3 hides its flags behind a pointer, so "there is no such call" (libc falls
- * back) execveat            of SANDBOX_PROGRAM_FD only prlimit64           to ask, not to set kill, tgkill, …     none:
- * they reach any process of the same user ioctl               none: some of them write (TIOCSTI into a terminal)
+ *   clone               threads only; clone3 hides its flags behind a pointer: "there is no such call", libc falls back
+ *   execveat            of SANDBOX_PROGRAM_FD only
+ *   prlimit64           to ask, not to set
+ *   kill, tgkill, …     none: they reach any process of the same user
+ *   ioctl               none: some of them write (TIOCSTI into a terminal)
  *   socket, connect, …  none
+ *
+ * A user-mode Linux may besides start processes, trace them, and send them signals: it lives in a namespace of processes in which there are none
+ * but its own. It has pairs of sockets, timers, and disks that it locks and doesn't write to.
  *
  * A filter sees numbers of system calls as the CPU has them; those of another ABI (x32, 32 bit) kill. It is made before
  * the fork and loaded after it by the bare system call, because libseccomp takes memory, which a child of a process
@@ -137,6 +142,45 @@ static const int tool_calls[] = {
 	SCMP_SYS(times),
 };
 
+static const int kernel_calls[] = {
+	/* processes */
+	SCMP_SYS(clone),
+	SCMP_SYS(fork),
+	SCMP_SYS(vfork),
+	SCMP_SYS(execve),
+	SCMP_SYS(wait4),
+	SCMP_SYS(waitid),
+	SCMP_SYS(ptrace),
+	SCMP_SYS(kill),
+	SCMP_SYS(tkill),
+	SCMP_SYS(tgkill),
+	SCMP_SYS(setsid),
+	SCMP_SYS(setpgid),
+	SCMP_SYS(personality),
+	/* what happens when */
+	SCMP_SYS(timer_create),
+	SCMP_SYS(timer_settime),
+	SCMP_SYS(timer_gettime),
+	SCMP_SYS(timer_delete),
+	SCMP_SYS(timer_getoverrun),
+	SCMP_SYS(setitimer),
+	SCMP_SYS(getitimer),
+	SCMP_SYS(pause),
+	SCMP_SYS(rt_sigsuspend),
+	SCMP_SYS(rt_sigpending),
+	SCMP_SYS(rt_sigtimedwait),
+	SCMP_SYS(epoll_create),
+	/* between its parts */
+	SCMP_SYS(socketpair),
+	SCMP_SYS(fcntl),
+	SCMP_SYS(pwrite64),
+	SCMP_SYS(fsync),
+	SCMP_SYS(fdatasync),
+	SCMP_SYS(getpgid),
+	SCMP_SYS(getpgrp),
+	SCMP_SYS(getsid),
+};
+
 /* A socket, memory, the end. (qsort() of libc before 2.37 asks how much memory there is: sysinfo.) */
 static const int worker_calls[] = {
 	SCMP_SYS(read),	      SCMP_SYS(write),		 SCMP_SYS(recvfrom),	  SCMP_SYS(recvmsg),
@@ -209,10 +253,12 @@ static int allow_by_argument(scmp_filter_ctx filter)
 	return error;
 }
 
-static int fill_for_tool(scmp_filter_ctx filter)
+static int fill_for_tool(scmp_filter_ctx filter, enum sandbox_kind kind)
 {
 	int error = allow_all(filter, tool_calls, sizeof(tool_calls) / sizeof(tool_calls[0]));
 
+	if (error == 0 && kind == SANDBOX_KERNEL)
+		error = allow_all(filter, kernel_calls, sizeof(kernel_calls) / sizeof(kernel_calls[0]));
 	if (error == 0)
 		error = allow_by_argument(filter);
 	if (error == 0 && SANDBOX_HAS_SANITIZER) /* its run-time system looks around, and says what it finds before it
@@ -247,13 +293,13 @@ static int export_filter(scmp_filter_ctx filter, struct sock_fprog *ret_program)
 	return 0;
 }
 
-int sandbox_filter_make(struct sock_fprog *ret_program, struct failure *failure)
+int sandbox_filter_make(enum sandbox_kind kind, struct sock_fprog *ret_program, struct failure *failure)
 {
 	AUTO(release_filter) scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 	int error = filter == NULL ? -ENOMEM : seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 
 	if (error == 0)
-		error = fill_for_tool(filter);
+		error = fill_for_tool(filter, kind);
 	if (error == 0)
 		error = export_filter(filter, ret_program);
 	return error < 0 ? fail_errno(failure, error, "sandbox: making a filter of system calls") : 0;
@@ -282,7 +328,7 @@ int sandbox_confine_worker(void)
 		error = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	if (error == 0)
 		error = SANDBOX_HAS_SANITIZER
-				? fill_for_tool(filter)
+				? fill_for_tool(filter, SANDBOX_WORKER)
 				: allow_all(filter, worker_calls, sizeof(worker_calls) / sizeof(worker_calls[0]));
 	if (error == 0 && !SANDBOX_HAS_SANITIZER)
 		error = allow_data_memory(filter);

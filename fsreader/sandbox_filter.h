@@ -8,6 +8,7 @@
 #include <linux/filter.h>
 
 #include "common/failure.h"
+#include "fsreader/sandbox.h"
 
 /* Sanitizers' run-time systems map terabytes, look around in /proc, and talk on stderr. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -27,7 +28,7 @@
  */
 enum { SANDBOX_PROGRAM_FD = 255 };
 
-/* A filter for a tool, to be loaded between fork and exec by seccomp(2). Caller frees ret_program->filter. */
-int sandbox_filter_make(struct sock_fprog *ret_program, struct failure *failure);
+/* A filter for a tool, or a kernel, to be loaded between fork and exec by seccomp(2). Caller frees ret_program->filter. */
+int sandbox_filter_make(enum sandbox_kind kind, struct sock_fprog *ret_program, struct failure *failure);
 
 #endif
