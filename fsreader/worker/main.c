@@ -11,12 +11,14 @@
 
 #include "fsreader/sandbox.h"
 #include "fsreader/worker/ext_worker.h"
+#include "fsreader/worker/lvm_worker.h"
 
 static const struct job {
 	const char *name;
 	int (*run)(int socket);
 } jobs[] = {
 	{"ext", ext_main},
+	{"lvm", lvm_main},
 };
 
 int main(int argc, char **argv)
