@@ -4,7 +4,9 @@
  * calls the engine, and checks what comes out, once for all of them: names, lengths, types.
  *
  *   ext_client.c    questions to wherry-fsreader (ext_worker*.c, libext2fs), over a socket
- *   grub_client.c   FUSE's own protocol to grub-mount, over a socket: no mount, no /dev/fuse in the middle
+ *                   and kernel_engine: the same to a user-mode Linux with another worker in it (kernel/): what Linux knows
+ *   ntfs_client.c   FUSE's own protocol to lowntfs-3g, over a socket: no mount, no /dev/fuse in the middle
+ *   grub_client.c   the same to grub-mount: for where that Linux isn't installed, and for what it doesn't know
  *
  * Functions as their namesakes in fsreader.h; any thread. NULL where optional.
  */
@@ -39,6 +41,6 @@ struct engine_ops {
 		    struct failure *failure); /* optional */
 };
 
-extern const struct engine_ops ext_engine, grub_engine;
+extern const struct engine_ops ext_engine, kernel_engine, ntfs_engine, grub_engine;
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The engine for ext2, ext3 and ext4: questions to wherry-fsreader, whose answers are checked and remembered.
+ * The engine for ext2, ext3 and ext4: questions to wherry-fsreader, whose answers are checked and remembered. And the one for file systems that Linux
+ * knows: the same questions to a user-mode Linux (kernel/inside.c).
  *
  *     ext_link.c    the process, one question at a time
  *     ext_cache.c   what was answered
@@ -58,24 +59,46 @@ static void ext_stop(void *engine)
 	free(ext);
 }
 
-static int ext_start(const struct fsreader_source *source, const char *type, const struct fsreader_options *options,
-		     void **ret_engine, struct failure *failure)
+static int start(const struct fsreader_source *source, const struct kernel_type *kernel,
+		 const struct fsreader_options *options, void **ret_engine, struct failure *failure)
 {
 	struct ext *ext = calloc(1, sizeof(*ext));
 	int error;
 
-	(void)type;
 	if (ext == NULL)
 		return fail(failure, -ENOMEM, "fsreader: out of memory");
 	error = ext_cache_make(&ext->cache, failure);
 	if (error == 0)
-		error = ext_link_open(source, options, &ext->link, failure);
+		error = ext_link_open(source, kernel, options, &ext->link, failure);
 	if (error < 0) {
 		ext_stop(ext);
 		return error;
 	}
 	*ret_engine = ext;
 	return 0;
+}
+
+static int ext_start(const struct fsreader_source *source, const char *type, const struct fsreader_options *options,
+		     void **ret_engine, struct failure *failure)
+{
+	(void)type;
+	return start(source, NULL, options, ret_engine, failure);
+}
+
+static bool kernel_knows_type(const char *type)
+{
+	return kernel_type_find(type) != NULL;
+}
+
+static int kernel_check(const char *type, struct failure *failure)
+{
+	return kernel_initrd_check(kernel_type_find(type), failure);
+}
+
+static int kernel_start(const struct fsreader_source *source, const char *type, const struct fsreader_options *options,
+			void **ret_engine, struct failure *failure)
+{
+	return start(source, kernel_type_find(type), options, ret_engine, failure);
 }
 
 /* ------------------------------------------------------------------- nodes */
@@ -407,6 +430,25 @@ const struct engine_ops ext_engine = {
 	.knows_type = ext_knows_type,
 	.check = ext_check,
 	.start = ext_start,
+	.stop = ext_stop,
+	.getattr = ext_getattr,
+	.lookup = ext_lookup,
+	.list = ext_list,
+	.readlink = ext_readlink,
+	.listxattr = ext_listxattr,
+	.getxattr = ext_getxattr,
+	.statfs = ext_statfs,
+	.open = ext_open,
+	.close = ext_close,
+	.read = ext_read,
+	.seek = ext_seek,
+};
+
+const struct engine_ops kernel_engine = {
+	.name = "kernel",
+	.knows_type = kernel_knows_type,
+	.check = kernel_check,
+	.start = kernel_start,
 	.stop = ext_stop,
 	.getattr = ext_getattr,
 	.lookup = ext_lookup,

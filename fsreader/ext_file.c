@@ -6,7 +6,8 @@
  * what fits an answer. A file keeps the last few, so that readers in different places don't take them from each other.
  * The file's lock is held while one is fetched: who reads the same file wants the same window, most likely.
  *
- * Inline data is read with the first byte that somebody wants.
+ * Inline data is read with the first byte that somebody wants. Content that has no places of its own (in a kernel: compressed, and all of
+ * file systems that don't tell) is asked for as it is read.
  */
 #include "fsreader/ext_file.h"
 
@@ -31,7 +32,7 @@ struct ext_file {
 	struct ext_link *link;
 	uint64_t ino;
 	uint64_t size_bytes;
-	bool is_inline;
+	bool is_inline, is_by_reading;
 	pthread_mutex_t lock; /* all below */
 	struct window windows[WINDOWS];
 	uint64_t clock;
@@ -79,6 +80,7 @@ int ext_file_open(struct ext_link *link, const struct ext_node *node, struct ext
 	file->ino = node->attr.ino;
 	file->size_bytes = node->attr.size_bytes;
 	file->is_inline = (node->flags & EXT_NODE_INLINE) != 0;
+	file->is_by_reading = (node->flags & EXT_NODE_BY_READING) != 0;
 	if ((node->flags & EXT_NODE_MAPPED) != 0 && take_pieces(file, node) < 0) {
 		ext_file_close(file);
 		return fail(failure, -ENOMEM, "fsreader: out of memory");
@@ -279,6 +281,30 @@ static int read_mapped(struct ext_file *file, uint8_t *buffer, size_t len_bytes,
 	return 0;
 }
 
+static int read_by_asking(struct ext_file *file, uint8_t *buffer, size_t len_bytes, uint64_t off_bytes,
+			  struct failure *failure)
+{
+	int error = 0;
+
+	while (len_bytes > 0 && error == 0) {
+		AUTO(ext_reply_free) struct ext_reply reply = {.payload = NULL};
+		struct ext_question question = {.kind = EXT_READ, .ino = file->ino, .position = off_bytes};
+
+		question.count = len_bytes < EXT_PAYLOAD_MOST_BYTES ? len_bytes : EXT_PAYLOAD_MOST_BYTES;
+		error = ext_link_ask(file->link, &question, &reply, failure);
+		if (error < 0)
+			return error;
+		if (reply.payload_bytes == 0 || reply.payload_bytes > question.count)
+			return ext_link_distrust(file->link, failure, "content of another length, inode %" PRIu64,
+						 file->ino);
+		memcpy(buffer, reply.payload, reply.payload_bytes);
+		buffer += reply.payload_bytes;
+		off_bytes += reply.payload_bytes;
+		len_bytes -= reply.payload_bytes;
+	}
+	return error;
+}
+
 int ext_file_read(struct ext_file *file, void *buffer, size_t len_bytes, uint64_t off_bytes, size_t *ret_len_bytes,
 		  struct failure *failure)
 {
@@ -288,16 +314,35 @@ int ext_file_read(struct ext_file *file, void *buffer, size_t len_bytes, uint64_
 		len_bytes = 0;
 	else if (len_bytes > file->size_bytes - off_bytes)
 		len_bytes = (size_t)(file->size_bytes - off_bytes);
-	error = file->is_inline ? read_inline(file, buffer, len_bytes, off_bytes, failure)
-				: read_mapped(file, buffer, len_bytes, off_bytes, failure);
+	error = file->is_by_reading ? read_by_asking(file, buffer, len_bytes, off_bytes, failure)
+		: file->is_inline   ? read_inline(file, buffer, len_bytes, off_bytes, failure)
+				    : read_mapped(file, buffer, len_bytes, off_bytes, failure);
 	if (error == 0)
 		*ret_len_bytes = len_bytes;
 	return error;
 }
 
+static int seek_by_asking(struct ext_file *file, uint64_t off_bytes, bool wants_hole, uint64_t *ret_off_bytes,
+			  struct failure *failure)
+{
+	const struct ext_question question = {
+		.kind = EXT_SEEK, .ino = file->ino, .position = off_bytes, .count = wants_hole};
+	AUTO(ext_reply_free) struct ext_reply reply = {.payload = NULL};
+	int error = ext_link_ask(file->link, &question, &reply, failure);
+
+	if (error < 0)
+		return error;
+	if (reply.position < off_bytes || reply.position > file->size_bytes)
+		return ext_link_distrust(file->link, failure, "content in no order, inode %" PRIu64, file->ino);
+	*ret_off_bytes = reply.position;
+	return 0;
+}
+
 int ext_file_seek(struct ext_file *file, uint64_t off_bytes, bool wants_hole, uint64_t *ret_off_bytes,
 		  struct failure *failure)
 {
+	if (file->is_by_reading)
+		return seek_by_asking(file, off_bytes, wants_hole, ret_off_bytes, failure);
 	while (!file->is_inline && off_bytes < file->size_bytes) {
 		struct span span;
 		int error = find_span(file, off_bytes, &span, failure);

@@ -10,14 +10,16 @@
  * A process that ends again and again on the same question would be started again and again: five times a minute, then
  * questions fail at once until the minute is over.
  *
- * Nothing is held but `lock` of this link while the source is read: reading takes its time, but others have nobody else
- * to ask.
+ * A user-mode Linux (kernel/kernel_process.h) has one socket more, on which it reads its disk whenever it likes.
+ *
+ * Nothing is held but `lock` of this link while the source is read: reading takes its time, but others have nobody else to ask.
  */
 #include "fsreader/ext_link.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +28,7 @@
 
 #include "common/cleanup.h"
 #include "common/units.h"
+#include "fsreader/kernel/kernel_process.h"
 #include "fsreader/sandbox.h"
 
 #define PROGRAM "wherry-fsreader"
@@ -44,6 +47,9 @@ struct ext_link {
 	char *what;
 	const struct notices *notices;
 	double timeout_seconds;
+	const struct kernel_type *kernel; /* NULL: wherry-fsreader */
+	struct overlay *overlay;	  /* of a kernel */
+	struct fsreader_source overlaid;
 
 	pthread_mutex_t lock; /* all below */
 	bool is_running;
@@ -51,10 +57,11 @@ struct ext_link {
 	pid_t pid;
 	int pidfd;
 	int socket;
+	int image_socket;	    /* of a kernel */
 	double starts[STARTS_MOST]; /* when, the last ones in turn */
 	unsigned start_count;
 	uint8_t payload[EXT_PAYLOAD_MOST_BYTES];
-	uint8_t data[EXT_READ_MOST_BYTES];
+	uint8_t data[KERNEL_BUFFER_BYTES]; /* EXT_READ_MOST_BYTES is less */
 };
 
 /* One question, while it is open. */
@@ -128,6 +135,8 @@ static void end_locked(struct ext_link *link)
 	if (!link->is_running)
 		return;
 	(void)close(link->socket);
+	if (link->kernel != NULL)
+		(void)close(link->image_socket);
 	sandbox_kill_and_reap(link->pid, link->pidfd);
 	link->is_running = false;
 }
@@ -152,6 +161,21 @@ static int prepare_socket(int fd, double timeout_seconds, struct failure *failur
 	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tick, sizeof(tick)) < 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tick, sizeof(tick)) < 0)
 		return fail_errno(failure, -errno, "fsreader: a socket");
+	return 0;
+}
+
+static int spawn_kernel_locked(struct ext_link *link, struct failure *failure)
+{
+	struct kernel_process process;
+	int error = kernel_process_start(link->kernel, link->source->size_bytes, &process, failure);
+
+	if (error < 0)
+		return error;
+	link->pid = process.pid;
+	link->pidfd = process.pidfd;
+	link->socket = process.talk_fd;
+	link->image_socket = process.image_fd;
+	link->is_running = true;
 	return 0;
 }
 
@@ -222,14 +246,59 @@ static int send_locked(struct ext_link *link, const struct exchange *exchange, s
 	return 0;
 }
 
-static int receive_locked(struct ext_link *link, const struct exchange *exchange, struct ext_answer *ret_answer,
+static int serve_kernel_locked(struct ext_link *link, struct exchange *exchange, struct failure *failure)
+{
+	double before_seconds = units_monotonic_seconds();
+	uint64_t read_bytes = 0;
+	int error = kernel_process_serve(link->image_socket, link->overlay, link->source->size_bytes, link->data,
+					 &read_bytes, &exchange->source_failure);
+
+	exchange->source_seconds += units_monotonic_seconds() - before_seconds;
+	exchange->read_bytes += read_bytes;
+	if (error == -EAGAIN)
+		return 0;
+	if (error == -EPIPE)
+		return fail_of_end_locked(link, failure);
+	if (error < 0 || exchange->read_bytes > READS_MOST_BYTES) {
+		end_locked(link);
+		return fail(failure, -EIO, "%s: its reader wanted to read what isn't there, or too much", link->what);
+	}
+	return 0;
+}
+
+/* Until a kernel has answered; meanwhile it is given what it reads. */
+static int wait_for_kernel_locked(struct ext_link *link, struct exchange *exchange, struct failure *failure)
+{
+	int error = 0;
+
+	while (error == 0) {
+		struct pollfd sockets[2] = {{.fd = link->image_socket, .events = POLLIN},
+					    {.fd = link->socket, .events = POLLIN}};
+		int ready = poll(sockets, 2, 1000);
+
+		if (ready < 0 && errno != EINTR)
+			error = fail_errno(failure, -errno, "fsreader: poll");
+		else if (ready > 0 && sockets[0].revents != 0)
+			error = serve_kernel_locked(link, exchange, failure);
+		else if (ready > 0)
+			return 0;
+		if (error == 0 && is_time_over(link, exchange))
+			error = fail_of_time_locked(link, failure);
+	}
+	return error;
+}
+
+static int receive_locked(struct ext_link *link, struct exchange *exchange, struct ext_answer *ret_answer,
 			  struct failure *failure)
 {
 	struct iovec parts[2] = {{.iov_base = ret_answer, .iov_len = sizeof(*ret_answer)},
 				 {.iov_base = link->payload, .iov_len = sizeof(link->payload)}};
 	struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
 	ssize_t len_bytes;
+	int error = link->kernel == NULL ? 0 : wait_for_kernel_locked(link, exchange, failure);
 
+	if (error < 0)
+		return error;
 	while ((len_bytes = recvmsg(link->socket, &message, 0)) < 0) {
 		if (!is_to_be_tried_again(errno))
 			return fail_of_end_locked(link, failure);
@@ -278,8 +347,8 @@ static int serve_locked(struct ext_link *link, struct exchange *exchange, const 
 /* What a process may say has gone wrong. */
 static int known_error(int code)
 {
-	static const int known[] = {-ENOENT,  -ENOTDIR, -EISDIR, -EINVAL, -ENODATA, -ERANGE,
-				    -ENOTSUP, -ESTALE,	-EIO,	 -ENOKEY, -ENOMEM};
+	static const int known[] = {-ENOENT, -ENOTDIR, -EISDIR, -EINVAL, -ENODATA, -ERANGE,    -ENOTSUP,
+				    -ESTALE, -EIO,     -ENOKEY, -ENOMEM, -ENXIO,   -EOPNOTSUPP};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
 		if (known[i] == code)
@@ -353,8 +422,14 @@ void ext_reply_free(struct ext_reply *reply)
 static int have_opened_locked(struct ext_link *link, struct failure *failure)
 {
 	AUTO(ext_reply_free) struct ext_reply reply = {.payload = NULL};
-	const struct ext_question question = {.kind = EXT_OPEN, .position = link->source->size_bytes};
-	int error = ask_locked(link, &question, &reply, failure);
+	struct ext_question question = {.kind = EXT_OPEN, .position = link->source->size_bytes};
+	int error;
+
+	if (link->kernel != NULL)
+		question.name_bytes = (uint32_t)snprintf(question.name, sizeof(question.name), "%s%s%s",
+							 link->kernel->mount, link->kernel->options == NULL ? "" : " ",
+							 link->kernel->options == NULL ? "" : link->kernel->options);
+	error = ask_locked(link, &question, &reply, failure);
 
 	if (error < 0) {
 		end_locked(link);
@@ -382,7 +457,7 @@ static int start_locked(struct ext_link *link, struct failure *failure)
 			    link->what, STARTS_MOST);
 	*oldest = now_seconds;
 	link->start_count++;
-	error = spawn_locked(link, failure);
+	error = link->kernel == NULL ? spawn_locked(link, failure) : spawn_kernel_locked(link, failure);
 	return error < 0 ? error : have_opened_locked(link, failure);
 }
 
@@ -410,8 +485,8 @@ int ext_link_distrust(struct ext_link *link, struct failure *failure, const char
 
 /* ------------------------------------------------------------ open and close */
 
-int ext_link_open(const struct fsreader_source *source, const struct fsreader_options *options,
-		  struct ext_link **ret_link, struct failure *failure)
+int ext_link_open(const struct fsreader_source *source, const struct kernel_type *kernel,
+		  const struct fsreader_options *options, struct ext_link **ret_link, struct failure *failure)
 {
 	struct ext_link *link = calloc(1, sizeof(*link));
 	int error;
@@ -420,13 +495,16 @@ int ext_link_open(const struct fsreader_source *source, const struct fsreader_op
 		return fail(failure, -ENOMEM, "fsreader: out of memory");
 	(void)pthread_mutex_init(&link->lock, NULL); /* can't fail with default attributes */
 	link->source = source;
+	link->kernel = kernel;
 	link->notices = options->notices;
 	link->timeout_seconds = options->timeout_seconds;
 	link->what = strdup(options->what);
-	if (link->what == NULL) {
-		error = fail(failure, -ENOMEM, "fsreader: out of memory");
-	} else {
+	error = link->what == NULL ? fail(failure, -ENOMEM, "fsreader: out of memory") : 0;
+	if (error == 0 && kernel != NULL)
+		error = overlay_make(source, options->scratch_dir, &link->overlay, failure);
+	if (error == 0) {
 		WITH_LOCK(&link->lock);
+		link->overlaid = kernel == NULL ? *source : overlay_source(link->overlay);
 		error = start_locked(link, failure);
 	}
 	if (error < 0) {
@@ -442,6 +520,7 @@ void ext_link_close(struct ext_link *link)
 	if (link == NULL)
 		return;
 	end_locked(link); /* nobody else is left */
+	overlay_free(link->overlay);
 	(void)pthread_mutex_destroy(&link->lock);
 	free(link->what);
 	free(link);
@@ -449,7 +528,7 @@ void ext_link_close(struct ext_link *link)
 
 const struct fsreader_source *ext_link_source(const struct ext_link *link)
 {
-	return link->source;
+	return &link->overlaid;
 }
 
 const char *ext_link_what(const struct ext_link *link)

@@ -9,12 +9,16 @@
 #define WHERRY_FSREADER_EXT_LINK_H
 
 #include "fsreader/ext_protocol.h"
+#include "fsreader/kernel/initrd.h"
 
 struct ext_link;
 
-/* Starts the process, and has it open the file system. `source` is borrowed until ext_link_close(), the rest copied. */
-int ext_link_open(const struct fsreader_source *source, const struct fsreader_options *options,
-		  struct ext_link **ret_link, struct failure *failure);
+/*
+ * Starts the process, and has it open the file system: wherry-fsreader, for an ext2/3/4; or, with `kernel`, a user-mode Linux with another program of
+ * ours in it, which speaks the same. `source` is borrowed until ext_link_close(), the rest copied.
+ */
+int ext_link_open(const struct fsreader_source *source, const struct kernel_type *kernel,
+		  const struct fsreader_options *options, struct ext_link **ret_link, struct failure *failure);
 void ext_link_close(struct ext_link *link); /* the process is gone on return; NULL is fine */
 
 struct ext_reply {
@@ -34,7 +38,7 @@ int ext_link_ask(struct ext_link *link, const struct ext_question *question, str
 __attribute__((format(printf, 3, 4))) int ext_link_distrust(struct ext_link *link, struct failure *failure,
 							    const char *format, ...);
 
-const struct fsreader_source *ext_link_source(const struct ext_link *link);
+const struct fsreader_source *ext_link_source(const struct ext_link *link); /* with what a kernel has written over it */
 const char *ext_link_what(const struct ext_link *link);
 
 /* The program's path; -ENOENT says where it was looked for. Caller frees. */

@@ -54,6 +54,8 @@ enum ext_question_kind {
 	EXT_STATFS,
 	EXT_MAP,
 	EXT_INLINE,
+	EXT_READ, /* kernel/kernel_protocol.h */
+	EXT_SEEK,
 	EXT_QUESTIONS,
 };
 
@@ -62,6 +64,7 @@ struct ext_question {
 	uint32_t name_bytes;
 	uint64_t ino;
 	uint64_t position;
+	uint64_t count; /* of EXT_READ, EXT_SEEK */
 	char name[FSREADER_NAME_MOST_BYTES + 1];
 };
 
@@ -101,6 +104,7 @@ enum {
 	EXT_NODE_INLINE = 2,	 /* content by EXT_INLINE */
 	EXT_NODE_ENCRYPTED = 4,	 /* content can't be had */
 	EXT_NODE_HAS_XATTRS = 8, /* there may be some; without this there are none */
+	EXT_NODE_BY_READING = 16, /* content by EXT_READ */
 };
 
 struct ext_node {

@@ -42,27 +42,30 @@ struct fsreader_file {
 	uint64_t size_bytes;
 };
 
-static const struct engine_ops *const engines[] = {&ext_engine};
+static const struct engine_ops *const engines[] = {&ext_engine, &kernel_engine, &ntfs_engine,
+						   &grub_engine}; /* the better one first */
 
 /* ------------------------------------------------------------------- start */
 
-static const struct engine_ops *find_engine(const char *type)
+/* From number `*number` on, the first that knows the type and has all it needs. What the first that knows it lacks is said when there is none. */
+static int find_engine(const char *type, size_t *number, struct failure *failure)
 {
-	for (size_t i = 0; i < sizeof(engines) / sizeof(engines[0]); i++) {
-		if (engines[i]->knows_type(type))
-			return engines[i];
-	}
-	return NULL;
+	struct failure why = {.code = 0};
+
+	for (; *number < sizeof(engines) / sizeof(engines[0]); ++*number)
+		if (engines[*number]->knows_type(type) && engines[*number]->check(type, &why) == 0)
+			return 0;
+	if (why.code < 0)
+		return fail_from(failure, &why);
+	return fail(failure, -ENOTSUP, "%s: files of this type of file system can't be read here; mount the partition",
+		    type);
 }
 
 int fsreader_check_type(const char *type, struct failure *failure)
 {
-	const struct engine_ops *ops = find_engine(type);
+	size_t number = 0;
 
-	if (ops == NULL)
-		return fail(failure, -ENOTSUP,
-			    "%s: files of this type of file system can't be read here; mount the partition", type);
-	return ops->check(type, failure);
+	return find_engine(type, &number, failure);
 }
 
 static int read_checked(void *opaque, void *buffer, size_t len_bytes, uint64_t off_bytes, struct failure *failure)
@@ -82,6 +85,25 @@ static void free_reader(struct fsreader *reader)
 	free(reader);
 }
 
+/* Where a sandbox can't be had, as a kernel needs one, the next engine may do with less. */
+static int start_engine(struct fsreader *reader, const char *type, const struct fsreader_options *options,
+			struct failure *failure)
+{
+	struct failure why = {.code = 0};
+	size_t number = 0;
+	int error = find_engine(type, &number, &why);
+
+	while (error == 0) {
+		reader->ops = engines[number];
+		error = reader->ops->start(&reader->checked, type, options, &reader->engine, &why);
+		if (error != -EPERM)
+			break;
+		number++;
+		error = find_engine(type, &number, NULL);
+	}
+	return error < 0 ? fail_from(failure, &why) : 0;
+}
+
 int fsreader_start(const struct fsreader_source *source, const char *type, const struct fsreader_options *options,
 		   struct fsreader **ret_reader, struct failure *failure)
 {
@@ -99,7 +121,6 @@ int fsreader_start(const struct fsreader_source *source, const char *type, const
 		free_reader(reader);
 		return fail(failure, -ENOMEM, "fsreader: out of memory");
 	}
-	reader->ops = find_engine(type);
 	reader->inner = *source;
 	reader->checked = *source;
 	reader->checked.read = read_checked;
@@ -107,7 +128,7 @@ int fsreader_start(const struct fsreader_source *source, const char *type, const
 	filled.what = reader->what;
 	if (filled.timeout_seconds == 0)
 		filled.timeout_seconds = DEFAULT_TIMEOUT_SECONDS;
-	error = reader->ops->start(&reader->checked, type, &filled, &reader->engine, failure);
+	error = start_engine(reader, type, &filled, failure);
 	if (error < 0) {
 		free_reader(reader);
 		return error;

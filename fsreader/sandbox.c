@@ -55,6 +55,7 @@ enum {
 	NOBODY = 65534,
 	SIGNALS = 64,
 	END_WAIT_MS = 200,
+	ENVIRONMENT_MOST = 16,
 };
 
 /* Where a child failed; over a pipe to its parent. */
@@ -97,7 +98,7 @@ struct launch {
 	uid_t uid;
 	char uid_map[64], gid_map[64];
 	char *sanitizer_options[2]; /* owned; NULL without */
-	char *environment[5];
+	char *environment[ENVIRONMENT_MOST];
 	/* set in the child */
 	bool has_own_users; /* a user namespace */
 };
@@ -554,6 +555,7 @@ static int fill_environment(struct launch *launch, char *const *more)
 {
 	static char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", locale[] = "LC_ALL=C";
 	unsigned count = 0;
+
 	if (add_sanitizer_options("ASAN_OPTIONS", &launch->sanitizer_options[0]) < 0 ||
 	    add_sanitizer_options("TSAN_OPTIONS", &launch->sanitizer_options[1]) < 0)
 		return -ENOMEM;

@@ -199,6 +199,8 @@ static int answer_question(struct ext_worker *worker, int socket, const struct e
 	case EXT_INLINE:
 		return answer_inline(worker, question, out, failure);
 	case EXT_OPEN:
+	case EXT_READ:
+	case EXT_SEEK:
 	case EXT_QUESTIONS:
 		break;
 	}
