@@ -117,6 +117,8 @@ static const char *const statement_text[STATEMENT_COUNT] = {
 	[ST_IMAGE_NEIGHBOURS] = "SELECT (SELECT max(generation) FROM image WHERE disk=?1 AND state=0 AND generation<?2),"
 				"(SELECT min(generation) FROM image WHERE disk=?1 AND state=0 AND generation>?2)",
 	[ST_IMAGE_NEWEST] = "SELECT generation FROM image WHERE disk=?1 AND state=0 ORDER BY number DESC LIMIT 1",
+	[ST_IMAGE_LAST] = "SELECT " IMAGE_COLUMNS " FROM image WHERE disk=?1 AND state=0 ORDER BY number DESC LIMIT 1",
+	[ST_IMAGE_COUNT] = "SELECT count(*) FROM image WHERE disk=?1 AND state=0",
 	[ST_MAP_GET] = "SELECT entries FROM map WHERE key=?1",
 	[ST_MAP_PUT] = "INSERT OR REPLACE INTO map(key,entries) VALUES(?1,?2)",
 	[ST_MAP_DELETE] = "DELETE FROM map WHERE key=?1",

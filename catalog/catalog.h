@@ -148,6 +148,9 @@ int catalog_image_insert(struct catalog *catalog, const struct catalog_image *im
 int catalog_image_update(struct catalog *catalog, const struct catalog_image *image, struct failure *failure);
 int catalog_image_get(struct catalog *catalog, int64_t disk, uint32_t number, struct catalog_image *ret_image,
 		      struct failure *failure); /* alive; -ENOENT without a message */
+/* The newest. -ENOENT without a message: the disk has none. */
+int catalog_image_last(struct catalog *catalog, int64_t disk, struct catalog_image *ret_image, struct failure *failure);
+int catalog_image_count(struct catalog *catalog, int64_t disk, uint32_t *ret_count, struct failure *failure); /* alive ones */
 /* Ascending. disk 0: of all alive disks. */
 int catalog_image_list(struct catalog *catalog, int64_t disk, enum catalog_state state,
 		       struct catalog_image **ret_list, size_t *ret_count, struct failure *failure);

@@ -349,6 +349,40 @@ int catalog_image_get(struct catalog *catalog, int64_t disk, uint32_t number, st
 	return read_image_row(catalog, query, ret_image, failure);
 }
 
+int catalog_image_last(struct catalog *catalog, int64_t disk, struct catalog_image *ret_image, struct failure *failure)
+{
+	STATEMENT *query = catalog_statement(catalog, ST_IMAGE_LAST, failure);
+	int result;
+
+	if (query == NULL)
+		return catalog->statement_error;
+	(void)sqlite3_bind_int64(query, 1, disk);
+	result = catalog_step(catalog, query, failure);
+	if (result <= 0)
+		return result == 0 ? -ENOENT : result;
+	return read_image_row(catalog, query, ret_image, failure);
+}
+
+int catalog_image_count(struct catalog *catalog, int64_t disk, uint32_t *ret_count, struct failure *failure)
+{
+	STATEMENT *query = catalog_statement(catalog, ST_IMAGE_COUNT, failure);
+	bool bad = false;
+	uint32_t count;
+	int result;
+
+	if (query == NULL)
+		return catalog->statement_error;
+	(void)sqlite3_bind_int64(query, 1, disk);
+	result = catalog_step(catalog, query, failure);
+	if (result < 0)
+		return result;
+	count = result == 1 ? (uint32_t)column_u64(query, 0, UINT32_MAX, &bad) : 0;
+	if (bad)
+		return catalog_bad_row(catalog, "image", failure);
+	*ret_count = count;
+	return 0;
+}
+
 int catalog_image_list(struct catalog *catalog, int64_t disk, enum catalog_state state,
 		       struct catalog_image **ret_list, size_t *ret_count, struct failure *failure)
 {

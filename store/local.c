@@ -334,13 +334,29 @@ static int local_contains_path(struct store *store, const char *path, bool *ret_
 	return 0;
 }
 
+static int local_room(struct store *store, struct store_room *ret_room, struct failure *failure)
+{
+	struct statvfs status;
+
+	if (fstatvfs(local_of(store)->folder_fd, &status) < 0)
+		return fail_errno(failure, -errno, "store %s", store->location);
+	*ret_room = (struct store_room){ .total_bytes = (uint64_t)status.f_blocks * status.f_frsize,
+					 .free_bytes = (uint64_t)status.f_bfree * status.f_frsize,
+					 .available_bytes = (uint64_t)status.f_bavail * status.f_frsize };
+	return 0;
+}
+
 static const struct store_ops local_ops = {
 	.close = local_close,
 	.contains_path = local_contains_path,
 	.list_disks = local_list_disks,
 	.list_images = local_list_images,
+	.describe_image = local_describe_image,
+	.brief_images = local_brief_images,
+	.brief_image = local_brief_image,
 	.list_rounds = local_list_rounds,
 	.usage = local_usage,
+	.room = local_room,
 	.check = local_check,
 	.clean = local_clean,
 	.create_disk = local_create_disk,
@@ -349,7 +365,6 @@ static const struct store_ops local_ops = {
 	.set_policy = local_set_policy,
 	.delete_image = local_delete_image,
 	.pin_image = local_pin_image,
-	.resolve_image = local_resolve_image,
 	.retain = local_retain,
 	.disk_files = local_disk_files,
 	.view_open = local_view_open,
@@ -458,6 +473,24 @@ int store_open_local(const char *path, const struct store_options *options, stru
 	}
 	*ret_store = &local->base;
 	return 0;
+}
+
+int store_open_local_or_read_only(const char *path, const struct notices *notices, struct store **ret_store, bool *ret_is_read_only,
+				  struct failure *failure)
+{
+	struct store_options options = { .notices = notices };
+	struct failure cause = { .code = 0 };
+	int result = store_open_local(path, &options, ret_store, &cause);
+
+	if (result == -EROFS || result == -EACCES) {
+		options.read_only = true;
+		result = store_open_local(path, &options, ret_store, failure);
+	} else if (result < 0) {
+		(void)fail_from(failure, &cause);
+	}
+	if (result == 0)
+		*ret_is_read_only = options.read_only;
+	return result;
 }
 
 /* ---- handles for reading ---- */

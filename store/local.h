@@ -259,8 +259,12 @@ int local_create_image(struct store_view *view, const struct store_image_params 
 int local_delete_image(struct store *store, const char *disk, uint32_t number, bool dry_run,
 		       uint64_t *ret_freed_bytes, struct failure *failure);
 int local_pin_image(struct store *store, const char *disk, uint32_t number, bool pinned, struct failure *failure);
-int local_resolve_image(struct store *store, const struct store_reference *reference, uint32_t *ret_number,
-			struct failure *failure);
+int local_describe_image(struct store *store, const char *disk, uint32_t number, struct store_image **ret_image,
+			 struct failure *failure);
+int local_brief_images(struct store *store, const char *disk, struct store_image_brief **ret_list, size_t *ret_count,
+		       struct failure *failure);
+int local_brief_image(struct store *store, const struct store_reference *reference, struct store_image_brief *ret_brief,
+		      struct failure *failure);
 int local_retain(struct store *store, const char *disk, uint32_t keep, bool dry_run,
 		 struct store_retention *ret_retention, struct failure *failure);
 char *local_image_lease_name(int64_t disk, uint32_t number);

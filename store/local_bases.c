@@ -535,8 +535,8 @@ int local_clone_disk(struct store *store, const struct store_reference *image, c
 {
 	struct local_store *local = local_of(store);
 	AUTO(cloning_done) struct cloning cloning = {.local = local, .failure = failure};
-	uint32_t number = 0;
-	int result = local_resolve_image(store, image, &number, failure);
+	struct store_image_brief brief;
+	int result = local_brief_image(store, image, &brief, failure);
 
 	if (result < 0)
 		return result;
@@ -544,7 +544,7 @@ int local_clone_disk(struct store *store, const struct store_reference *image, c
 	result = local_begin_locked(local, failure);
 	if (result < 0)
 		return result;
-	result = make_clone_locked(&cloning, image->disk, number, name);
+	result = make_clone_locked(&cloning, image->disk, brief.number, name);
 	if (result < 0) {
 		local_abandon_locked(local);
 		return result;

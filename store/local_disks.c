@@ -18,12 +18,11 @@ static int describe_disk(struct local_store *local, struct catalog *catalog, con
 			 struct store_disk *ret_disk, struct failure *failure)
 {
 	AUTO_FREE char *lease_name = local_disk_lease_name(row->id);
-	AUTO_FREE struct catalog_image *images = NULL;
-	size_t image_count = 0;
 	bool is_held = false;
 	int result;
 
 	*ret_disk = (struct store_disk){
+		.changes = row->log_sequence,
 		.size_bytes = row->size_bytes,
 		.sector_bytes = row->sector_bytes,
 		.live_generation = row->generation,
@@ -35,14 +34,12 @@ static int describe_disk(struct local_store *local, struct catalog *catalog, con
 		.created_at = row->created_at,
 	};
 	(void)strcpy(ret_disk->name, row->name);
+	memcpy(ret_disk->id, row->uuid, sizeof(ret_disk->id));
 	if (lease_name == NULL)
 		return fail_errno(failure, -ENOMEM, "disk %s", row->name);
-	result = catalog_image_list(catalog, row->id, CATALOG_ALIVE, &images, &image_count, failure);
+	result = catalog_image_count(catalog, row->id, &ret_disk->images, failure);
 	if (result < 0)
 		return result;
-	ret_disk->images = (uint32_t)image_count;
-	for (size_t i = 0; i < image_count; i++)
-		catalog_image_release(&images[i]);
 	if (row->mirror_of != NULL && (ret_disk->mirror_of = strdup(row->mirror_of)) == NULL)
 		return fail_errno(failure, -ENOMEM, "disk %s", row->name);
 	result = local_parent_text(catalog, row->id, &ret_disk->parent, failure);

@@ -6,6 +6,7 @@
  * then on it is gone. Giving back what only it held comes after, in transactions of bounded size; if that is cut short, the next deletion ends it.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,34 +132,106 @@ int local_list_images(struct store *store, const char *name, struct store_image 
 	return 0;
 }
 
-int local_resolve_image(struct store *store, const struct store_reference *reference, uint32_t *ret_number,
-			struct failure *failure)
+/* ---- one, and in brief ---- */
+
+static int find_image(struct catalog *catalog, const struct store_reference *reference, struct catalog_disk *ret_disk,
+		      struct catalog_image *ret_image, struct failure *failure)
+{
+	int result = local_find_disk(catalog, reference->disk, ret_disk, failure);
+
+	if (result < 0)
+		return result;
+	if (reference->which == STORE_NUMBER)
+		return local_find_image(catalog, ret_disk, reference->number, ret_image, failure);
+	result = catalog_image_last(catalog, ret_disk->id, ret_image, failure);
+	if (result == -ENOENT)
+		return fail(failure, -ENOENT, "image %s@latest: disk %s has no images; 'wherry sync' makes them", ret_disk->name,
+			    ret_disk->name);
+	return result;
+}
+
+int local_describe_image(struct store *store, const char *disk_name, uint32_t number, struct store_image **ret_image,
+			 struct failure *failure)
+{
+	struct local_store *local = local_of(store);
+	struct store_reference reference = { .which = STORE_NUMBER, .number = number };
+	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
+	AUTO(catalog_image_release) struct catalog_image row = { .number = 0 };
+	struct store_image *image;
+	POOLED_READER(reader, local);
+	int result = pooled_reader_open(&reader, failure);
+
+	(void)snprintf(reference.disk, sizeof(reference.disk), "%s", disk_name);
+	if (result == 0)
+		result = find_image(reader.catalog, &reference, &disk, &row, failure);
+	if (result < 0)
+		return result;
+	image = calloc(1, sizeof(*image));
+	if (image == NULL)
+		return fail_errno(failure, -ENOMEM, "images");
+	result = describe_image(local, reader.catalog, disk.name, &row, image, failure);
+	if (result == 0)
+		result = local_note_damaged_images(reader.catalog, disk.id, local->base.chunk_bytes, &row, image, 1, failure);
+	if (result < 0) {
+		store_images_free(image, 1);
+		return result;
+	}
+	*ret_image = image;
+	return 0;
+}
+
+static struct store_image_brief brief_of(const struct catalog_disk *disk, const struct catalog_image *row)
+{
+	struct store_image_brief brief = { .number = row->number,
+					   .created_at = row->created_at,
+					   .size_bytes = row->size_bytes };
+
+	_Static_assert((int)STORE_ID_OF_DISK_BYTES == (int)CATALOG_UUID_BYTES, "it is the uuid");
+	memcpy(brief.disk_id, disk->uuid, sizeof(brief.disk_id));
+	return brief;
+}
+
+int local_brief_images(struct store *store, const char *disk_name, struct store_image_brief **ret_list, size_t *ret_count,
+		       struct failure *failure)
 {
 	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
-	AUTO(catalog_image_release) struct catalog_image image = { .number = 0 };
 	AUTO_FREE struct catalog_image *rows = NULL;
+	struct store_image_brief *list;
 	size_t count = 0;
 	POOLED_READER(reader, local_of(store));
 	int result = pooled_reader_open(&reader, failure);
 
 	if (result == 0)
-		result = local_find_disk(reader.catalog, reference->disk, &disk, failure);
+		result = local_find_disk(reader.catalog, disk_name, &disk, failure);
+	if (result == 0)
+		result = catalog_image_list(reader.catalog, disk.id, CATALOG_ALIVE, &rows, &count, failure);
 	if (result < 0)
 		return result;
-	if (reference->which == STORE_NUMBER) {
-		result = local_find_image(reader.catalog, &disk, reference->number, &image, failure);
-		if (result == 0)
-			*ret_number = reference->number;
-		return result;
-	}
-	result = catalog_image_list(reader.catalog, disk.id, CATALOG_ALIVE, &rows, &count, failure);
-	if (result == 0 && count == 0)
-		result = fail(failure, -ENOENT, "image %s@latest: disk %s has no images; 'wherry sync' makes them", disk.name,
-			      disk.name);
-	if (result == 0)
-		*ret_number = rows[count - 1].number;
-	for (size_t i = 0; i < count; i++)
+	list = calloc(count + 1, sizeof(*list));
+	for (size_t i = 0; i < count; i++) {
+		if (list != NULL)
+			list[i] = brief_of(&disk, &rows[i]);
 		catalog_image_release(&rows[i]);
+	}
+	if (list == NULL)
+		return fail_errno(failure, -ENOMEM, "images");
+	*ret_list = list;
+	*ret_count = count;
+	return 0;
+}
+
+int local_brief_image(struct store *store, const struct store_reference *reference, struct store_image_brief *ret_brief,
+		      struct failure *failure)
+{
+	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
+	AUTO(catalog_image_release) struct catalog_image row = { .number = 0 };
+	POOLED_READER(reader, local_of(store));
+	int result = pooled_reader_open(&reader, failure);
+
+	if (result == 0)
+		result = find_image(reader.catalog, reference, &disk, &row, failure);
+	if (result == 0)
+		*ret_brief = brief_of(&disk, &row);
 	return result;
 }
 

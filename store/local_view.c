@@ -141,7 +141,7 @@ int local_view_open(struct store *store, const struct store_reference *reference
 	AUTO(view_free_at) struct local_view *view = calloc(1, sizeof(*view));
 	AUTO(catalog_disk_release) struct catalog_disk disk = { .id = 0 };
 	POOLED_READER(reader, local);
-	uint32_t number = 0;
+	struct store_image_brief brief = { .number = 0 };
 	int result;
 
 	if (view == NULL)
@@ -156,14 +156,14 @@ int local_view_open(struct store *store, const struct store_reference *reference
 	if (result == 0)
 		result = local_find_disk(reader.catalog, reference->disk, &disk, failure);
 	if (result == 0 && reference->which != STORE_LIVE)
-		result = local_resolve_image(store, reference, &number, failure);
+		result = local_brief_image(store, reference, &brief, failure);
 	if (result < 0)
 		return result;
 	view->disk = disk.id;
 	if (reference->which == STORE_LIVE)
 		result = open_live(local, reader.catalog, &disk, doing, view, failure);
 	else
-		result = open_image(local, reader.catalog, &disk, number, doing, view, failure);
+		result = open_image(local, reader.catalog, &disk, brief.number, doing, view, failure);
 	/* with the lease in our hands: numbers of disks, and so the names of leases, are those of one catalog */
 	if (result == 0)
 		result = catalog_check_current(reader.catalog, failure);

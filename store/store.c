@@ -258,6 +258,21 @@ int store_list_images(struct store *store, const char *name, struct store_image 
 	return error != 0 ? error : store->ops->list_images(store, name, ret_list, ret_count, failure);
 }
 
+int store_describe_image(struct store *store, const char *disk, uint32_t number, struct store_image **ret_image, struct failure *failure)
+{
+	int error = check_image_number(disk, number, failure);
+
+	return error != 0 ? error : store->ops->describe_image(store, disk, number, ret_image, failure);
+}
+
+int store_brief_images(struct store *store, const char *disk, struct store_image_brief **ret_list, size_t *ret_count,
+		       struct failure *failure)
+{
+	int error = store_check_name(disk, failure);
+
+	return error != 0 ? error : store->ops->brief_images(store, disk, ret_list, ret_count, failure);
+}
+
 int store_list_rounds(struct store *store, const char *name, struct store_round **ret_list, size_t *ret_count,
 		      struct failure *failure)
 {
@@ -307,6 +322,11 @@ void store_usage_free(struct store_usage *usage)
 {
 	free(usage->disks);
 	*usage = (struct store_usage){.disks = NULL};
+}
+
+int store_room(struct store *store, struct store_room *ret_room, struct failure *failure)
+{
+	return store->ops->room(store, ret_room, failure);
 }
 
 int store_check(struct store *store, const struct store_check_params *params, struct store_check_report *ret_report,
@@ -434,15 +454,26 @@ int store_pin_image(struct store *store, const char *disk, uint32_t number, bool
 	return error != 0 ? error : store->ops->pin_image(store, disk, number, pinned, failure);
 }
 
-int store_resolve_image(struct store *store, const struct store_reference *reference, uint32_t *ret_number,
-			struct failure *failure)
+int store_brief_image(struct store *store, const struct store_reference *reference, struct store_image_brief *ret_brief,
+		      struct failure *failure)
 {
 	int error = check_reference(reference, failure);
 
 	if (error == 0 && reference->which == STORE_LIVE)
 		error = fail(failure, -EINVAL, "%s: this is a disk, not an image; write %s@N or %s@latest",
 			     reference->disk, reference->disk, reference->disk);
-	return error != 0 ? error : store->ops->resolve_image(store, reference, ret_number, failure);
+	return error != 0 ? error : store->ops->brief_image(store, reference, ret_brief, failure);
+}
+
+int store_resolve_image(struct store *store, const struct store_reference *reference, uint32_t *ret_number,
+			struct failure *failure)
+{
+	struct store_image_brief brief;
+	int error = store_brief_image(store, reference, &brief, failure);
+
+	if (error == 0)
+		*ret_number = brief.number;
+	return error;
 }
 
 int store_retain(struct store *store, const char *disk, uint32_t keep, bool dry_run,

@@ -87,6 +87,9 @@ int store_create_local(const char *path, uint32_t chunk_bytes, struct failure *f
  */
 int store_open_local(const char *path, const struct store_options *options, struct store **ret_store,
 		     struct failure *failure);
+/* For who serves what he can: read-only, and *ret_is_read_only, where it can't be opened for writing (-EROFS, -EACCES). */
+int store_open_local_or_read_only(const char *path, const struct notices *notices, struct store **ret_store, bool *ret_is_read_only,
+				  struct failure *failure);
 void store_close(struct store *store); /* all views closed before; NULL is fine */
 
 uint32_t store_chunk_bytes(const struct store *store);
@@ -97,8 +100,11 @@ int store_contains_path(struct store *store, const char *path, bool *ret_contain
 
 /* ---- listings ---- */
 
+enum { STORE_ID_OF_DISK_BYTES = 16 };
 struct store_disk {
 	char name[STORE_NAME_MOST_BYTES + 1];
+	uint8_t id[STORE_ID_OF_DISK_BYTES]; /* its own, and no other disk's ever, also of that name */
+	uint64_t changes; /* has risen whenever live content, as far as it is durable, is another than before */
 	uint64_t size_bytes;
 	uint32_t sector_bytes;
 	uint32_t images;	 /* how many there are */
@@ -156,12 +162,28 @@ struct store_round {
 	char *details; /* what the round noted (store_note_round): JSON object text, or NULL */
 };
 
+/* What is known of an image without asking who uses it or what it takes: costs the same whatever the disk has and the image holds. */
+struct store_image_brief {
+	uint8_t disk_id[STORE_ID_OF_DISK_BYTES];
+	uint32_t number;
+	int64_t created_at;
+	uint64_t size_bytes;
+};
+
 /* `name` NULL: all. Sorted by name, by number. -ENOENT names the disk and the nearest one there is. Caller frees with …_free_list(list, count). */
 int store_list_disks(struct store *store, const char *name, struct store_disk **ret_list, size_t *ret_count,
 		     struct failure *failure);
 int store_list_images(struct store *store, const char *name, struct store_image **ret_list, size_t *ret_count,
 		      struct failure *failure);
 int store_list_rounds(struct store *store, const char *name, struct store_round **ret_list, size_t *ret_count,
+		      struct failure *failure);
+/* One image: what store_list_images() says of it. Caller frees with store_images_free(…, 1). -ENOENT says which there are. */
+int store_describe_image(struct store *store, const char *disk, uint32_t number, struct store_image **ret_image, struct failure *failure);
+/* Those of one disk, ascending; for many at once. Caller frees with free(). */
+int store_brief_images(struct store *store, const char *disk, struct store_image_brief **ret_list, size_t *ret_count,
+		       struct failure *failure);
+/* STORE_NUMBER or STORE_LATEST. -ENOENT says which there are. */
+int store_brief_image(struct store *store, const struct store_reference *reference, struct store_image_brief *ret_brief,
 		      struct failure *failure);
 void store_disks_free(struct store_disk *list, size_t count);
 void store_images_free(struct store_image *list, size_t count);
@@ -190,6 +212,13 @@ struct store_usage {
  * exact moment. */
 int store_usage(struct store *store, struct store_usage *ret_usage, struct failure *failure);
 void store_usage_free(struct store_usage *usage); /* leaves it empty */
+
+/* Of what the store's files are on: cheap. */
+struct store_room {
+	uint64_t total_bytes, free_bytes;
+	uint64_t available_bytes; /* to us */
+};
+int store_room(struct store *store, struct store_room *ret_room, struct failure *failure);
 
 /* ---- checking ---- */
 

@@ -208,6 +208,7 @@ static int commit_locked(struct fake_view *view, const struct store_change *chan
 		return error;
 	}
 	install_commit(view->disk, &map, changed, round, position);
+	view->disk->changes++;
 	return 0;
 }
 
@@ -292,6 +293,7 @@ static int resize_locked(struct fake_view *view, uint64_t size_bytes, struct fai
 	disk->live = map;
 	map = (struct fake_map){.pages = NULL};
 	disk->content_round = 0;
+	disk->changes++;
 	disk->size_bytes = size_bytes;
 	__atomic_store_n(&view->view.size_bytes, size_bytes, __ATOMIC_RELAXED);
 	return 0;

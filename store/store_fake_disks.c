@@ -133,6 +133,8 @@ static int describe_disk(const struct fake *fake, const struct fake_disk *disk, 
 	int error;
 
 	memcpy(ret_item->name, disk->name, sizeof(disk->name));
+	memcpy(ret_item->id, disk->fingerprint_key, sizeof(ret_item->id));
+	ret_item->changes = disk->changes;
 	ret_item->size_bytes = disk->size_bytes;
 	ret_item->sector_bytes = disk->sector_bytes;
 	ret_item->images = (uint32_t)disk->image_count;
@@ -302,6 +304,51 @@ int fake_list_images(struct store *store, const char *name, struct store_image *
 	}
 	*ret_list = list;
 	*ret_count = count;
+	return 0;
+}
+
+static int describe_image_locked(const struct fake *fake, const char *name, uint32_t number, struct store_image **ret_image,
+				 struct failure *failure)
+{
+	const struct store_reference reference = {.which = STORE_NUMBER, .number = number};
+	AUTO_FREE uint32_t *sharers = NULL;
+	struct fake_disk *disk = NULL;
+	struct store_image *image;
+	size_t index = 0;
+	int error = fake_find_disk(fake, name, &disk, failure);
+
+	if (error == 0)
+		error = fake_find_image_index(disk, &reference, &index, failure);
+	if (error == 0)
+		error = fake_count_sharers(fake, &sharers, failure);
+	if (error != 0)
+		return error;
+	image = calloc(1, sizeof(*image));
+	if (image == NULL)
+		return fake_no_memory(failure);
+	error = describe_image(fake, disk, disk->images[index], sharers, image, failure);
+	if (error != 0)
+		store_images_free(image, 1);
+	else
+		*ret_image = image;
+	return error;
+}
+
+int fake_describe_image(struct store *store, const char *name, uint32_t number, struct store_image **ret_image,
+			struct failure *failure)
+{
+	struct fake_call call;
+	struct store_image *image = NULL;
+	int error = fake_call_enter(&call, fake_of(store), STORE_FAKE_DESCRIBE_IMAGE, NULL, failure);
+
+	if (error == 0)
+		error = describe_image_locked(fake_of(store), name, number, &image, failure);
+	error = fake_call_leave(&call, error, failure);
+	if (error != 0) {
+		store_images_free(image, 1);
+		return error;
+	}
+	*ret_image = image;
 	return 0;
 }
 

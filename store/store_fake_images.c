@@ -171,24 +171,72 @@ int fake_pin_image(struct store *store, const char *disk, uint32_t number, bool 
 	return fake_call_leave(&call, error, failure);
 }
 
-int fake_resolve_image(struct store *store, const struct store_reference *reference, uint32_t *ret_number,
-		       struct failure *failure)
+static struct store_image_brief brief_of(const struct fake_disk *disk, const struct fake_image *image)
+{
+	struct store_image_brief brief = {
+		.number = image->number, .created_at = image->created_at, .size_bytes = image->size_bytes};
+
+	memcpy(brief.disk_id, disk->fingerprint_key, sizeof(brief.disk_id));
+	return brief;
+}
+
+static int brief_images_locked(const struct fake *fake, const char *name, struct store_image_brief **ret_list,
+			       size_t *ret_count, struct failure *failure)
+{
+	struct fake_disk *disk = NULL;
+	struct store_image_brief *list;
+	int error = fake_find_disk(fake, name, &disk, failure);
+
+	if (error != 0)
+		return error;
+	list = calloc(disk->image_count + 1, sizeof(*list));
+	if (list == NULL)
+		return fake_no_memory(failure);
+	for (size_t i = 0; i < disk->image_count; i++)
+		list[i] = brief_of(disk, disk->images[i]);
+	*ret_list = list;
+	*ret_count = disk->image_count;
+	return 0;
+}
+
+int fake_brief_images(struct store *store, const char *name, struct store_image_brief **ret_list, size_t *ret_count,
+		      struct failure *failure)
 {
 	struct fake_call call;
+	struct store_image_brief *list = NULL;
+	size_t count = 0;
+	int error = fake_call_enter(&call, fake_of(store), STORE_FAKE_BRIEF_IMAGES, NULL, failure);
+
+	if (error == 0)
+		error = brief_images_locked(fake_of(store), name, &list, &count, failure);
+	error = fake_call_leave(&call, error, failure);
+	if (error != 0) {
+		free(list);
+		return error;
+	}
+	*ret_list = list;
+	*ret_count = count;
+	return 0;
+}
+
+int fake_brief_image(struct store *store, const struct store_reference *reference, struct store_image_brief *ret_brief,
+		     struct failure *failure)
+{
+	struct store_image_brief brief = {.number = 0};
+	struct fake_call call;
 	struct fake_disk *disk = NULL;
-	uint32_t number = 0;
 	size_t index = 0;
-	int error = fake_call_enter(&call, fake_of(store), STORE_FAKE_RESOLVE_IMAGE, NULL, failure);
+	int error = fake_call_enter(&call, fake_of(store), STORE_FAKE_BRIEF_IMAGE, NULL, failure);
 
 	if (error == 0)
 		error = fake_find_disk(fake_of(store), reference->disk, &disk, failure);
 	if (error == 0)
 		error = fake_find_image_index(disk, reference, &index, failure);
 	if (error == 0)
-		number = disk->images[index]->number;
+		brief = brief_of(disk, disk->images[index]);
 	error = fake_call_leave(&call, error, failure);
 	if (error == 0)
-		*ret_number = number;
+		*ret_brief = brief;
 	return error;
 }
 
@@ -304,6 +352,7 @@ static int create_image_locked(struct fake_view *view, const struct store_image_
 	image->round = params->round;
 	disk->images[disk->image_count++] = image;
 	disk->generation++;
+	disk->changes++;
 	*ret_number = image->number;
 	return 0;
 }

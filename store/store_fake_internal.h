@@ -126,6 +126,7 @@ struct fake_disk {
 	int64_t created_at;
 	uint8_t fingerprint_key[FINGERPRINT_KEY_BYTES];
 	uint32_t generation;
+	uint64_t changes;
 	struct fake_map live;
 	struct fake_map first;	  /* of a clone: what it began as */
 	struct fake_disk *parent; /* whose image a clone was made of, or NULL */
@@ -242,6 +243,8 @@ int fake_list_disks(struct store *store, const char *name, struct store_disk **r
 		    struct failure *failure);
 int fake_list_images(struct store *store, const char *name, struct store_image **ret_list, size_t *ret_count,
 		     struct failure *failure);
+int fake_describe_image(struct store *store, const char *disk, uint32_t number, struct store_image **ret_image,
+			struct failure *failure);
 int fake_list_rounds(struct store *store, const char *name, struct store_round **ret_list, size_t *ret_count,
 		     struct failure *failure);
 int fake_create_disk(struct store *store, const struct store_disk_params *params, struct failure *failure);
@@ -265,6 +268,7 @@ int fake_clone_names(const struct fake *fake, const struct fake_disk *disk, uint
 /* ---- store_fake_usage.c ---- */
 
 int fake_usage(struct store *store, struct store_usage *ret_usage, struct failure *failure);
+int fake_room(struct store *store, struct store_room *ret_room, struct failure *failure);
 
 /* ---- store_fake_clean.c ---- */
 
@@ -288,8 +292,10 @@ int fake_why_kept(const struct fake *fake, const struct fake_disk *disk, const s
 int fake_delete_image(struct store *store, const char *disk, uint32_t number, bool dry_run, uint64_t *ret_freed_bytes,
 		      struct failure *failure);
 int fake_pin_image(struct store *store, const char *disk, uint32_t number, bool pinned, struct failure *failure);
-int fake_resolve_image(struct store *store, const struct store_reference *reference, uint32_t *ret_number,
-		       struct failure *failure);
+int fake_brief_images(struct store *store, const char *disk, struct store_image_brief **ret_list, size_t *ret_count,
+		      struct failure *failure);
+int fake_brief_image(struct store *store, const struct store_reference *reference, struct store_image_brief *ret_brief,
+		     struct failure *failure);
 int fake_retain(struct store *store, const char *disk, uint32_t keep, bool dry_run,
 		struct store_retention *ret_retention, struct failure *failure);
 int fake_create_image(struct store_view *store_view, const struct store_image_params *params, uint32_t *ret_number,

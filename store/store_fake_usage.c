@@ -110,3 +110,16 @@ int fake_usage(struct store *store, struct store_usage *ret_usage, struct failur
 	*ret_usage = usage;
 	return 0;
 }
+
+/* A memory without an end would be no use to who asks. */
+int fake_room(struct store *store, struct store_room *ret_room, struct failure *failure)
+{
+	const struct store_room room = {
+		.total_bytes = (uint64_t)1 << 40, .free_bytes = (uint64_t)1 << 39, .available_bytes = (uint64_t)1 << 38};
+	struct fake_call call;
+	int error = fake_call_leave(&call, fake_call_enter(&call, fake_of(store), STORE_FAKE_ROOM, NULL, failure), failure);
+
+	if (error == 0)
+		*ret_room = room;
+	return error;
+}

@@ -27,9 +27,15 @@ struct store_ops {
 			  struct failure *failure);
 	int (*list_images)(struct store *store, const char *name, struct store_image **ret_list, size_t *ret_count,
 			   struct failure *failure);
+	int (*describe_image)(struct store *store, const char *disk, uint32_t number, struct store_image **ret_image, struct failure *failure);
+	int (*brief_images)(struct store *store, const char *disk, struct store_image_brief **ret_list, size_t *ret_count,
+			    struct failure *failure);
+	int (*brief_image)(struct store *store, const struct store_reference *reference, struct store_image_brief *ret_brief,
+			   struct failure *failure);
 	int (*list_rounds)(struct store *store, const char *name, struct store_round **ret_list, size_t *ret_count,
 			   struct failure *failure);
 	int (*usage)(struct store *store, struct store_usage *ret_usage, struct failure *failure);
+	int (*room)(struct store *store, struct store_room *ret_room, struct failure *failure);
 	int (*check)(struct store *store, const struct store_check_params *params,
 		     struct store_check_report *ret_report, struct failure *failure);
 	int (*clean)(struct store *store, const struct store_clean_params *params,
@@ -45,8 +51,6 @@ struct store_ops {
 	int (*delete_image)(struct store *store, const char *disk, uint32_t number, bool dry_run,
 			    uint64_t *ret_freed_bytes, struct failure *failure);
 	int (*pin_image)(struct store *store, const char *disk, uint32_t number, bool pinned, struct failure *failure);
-	int (*resolve_image)(struct store *store, const struct store_reference *reference, uint32_t *ret_number,
-			     struct failure *failure);
 	int (*retain)(struct store *store, const char *disk, uint32_t keep, bool dry_run,
 		      struct store_retention *ret_retention, struct failure *failure);
 

@@ -1040,6 +1040,91 @@ static void latest_is_the_newest_there_is(void **state)
 	close_view(view);
 }
 
+/* Briefly, one by one, and all at once: the same. */
+static void images_are_told_briefly_and_in_full(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	struct store_view *view = make_filled_disk(fixture, "db", 2, 130, &bytes);
+	AUTO_FREE struct store_image_brief *briefs = NULL;
+	struct store_image *images;
+	struct store_disk *disk;
+	size_t count, brief_count, disk_count;
+
+	for (uint32_t i = 1; i <= 4; i++)
+		take_image(view);
+	close_view(view);
+	must(store_list_disks(fixture->store, "db", &disk, &disk_count, why()));
+	assert_int_equal(disk->images, 4);
+	must(store_list_images(fixture->store, "db", &images, &count, why()));
+	must(store_brief_images(fixture->store, "db", &briefs, &brief_count, why()));
+	assert_int_equal(brief_count, count);
+	for (size_t i = 0; i < count; i++) {
+		struct store_reference reference = {.disk = "db", .which = STORE_NUMBER, .number = images[i].number};
+		struct store_image_brief brief;
+		struct store_image *image;
+
+		must(store_brief_image(fixture->store, &reference, &brief, why()));
+		assert_memory_equal(brief.disk_id, disk->id, sizeof(disk->id));
+		assert_memory_equal(briefs[i].disk_id, disk->id, sizeof(disk->id));
+		must_hold(brief.number == images[i].number && briefs[i].number == images[i].number);
+		must_hold(brief.created_at == images[i].created_at && briefs[i].created_at == images[i].created_at);
+		must_hold(brief.size_bytes == images[i].size_bytes && briefs[i].size_bytes == images[i].size_bytes);
+		must(store_describe_image(fixture->store, "db", images[i].number, &image, why()));
+		assert_string_equal(image->disk, "db");
+		must_hold(image->number == images[i].number && image->unique_bytes == images[i].unique_bytes &&
+			  image->changed_bytes == images[i].changed_bytes && image->in_use == images[i].in_use);
+		store_images_free(image, 1);
+	}
+	store_images_free(images, count);
+	store_disks_free(disk, disk_count);
+	must_refuse(store_describe_image(fixture->store, "db", 9, &images, why()), -ENOENT, "1-4");
+	must_refuse(store_brief_images(fixture->store, "web", &briefs, &count, why()), -ENOENT, "web");
+}
+
+static uint64_t changes_of(struct fixture *fixture, const char *name, uint8_t ret_id[STORE_ID_OF_DISK_BYTES])
+{
+	struct store_disk *disk;
+	uint64_t changes;
+	size_t count;
+
+	must(store_list_disks(fixture->store, name, &disk, &count, why()));
+	changes = disk->changes;
+	memcpy(ret_id, disk->id, sizeof(disk->id));
+	store_disks_free(disk, count);
+	return changes;
+}
+
+static void changes_of_a_disk_are_noticed_and_another_disk_of_its_name_too(void **state)
+{
+	struct fixture *fixture = *state;
+	AUTO_FREE uint8_t *bytes = NULL;
+	struct store_view *view = make_filled_disk(fixture, "db", 1, 131, &bytes);
+	uint8_t first[STORE_ID_OF_DISK_BYTES], second[STORE_ID_OF_DISK_BYTES];
+	uint64_t before = changes_of(fixture, "db", first);
+
+	must_hold(before == changes_of(fixture, "db", second));
+	fill(bytes, CHUNK, 132);
+	write_places(fixture, view, bytes, 1);
+	must_hold(before < changes_of(fixture, "db", second));
+	assert_memory_equal(first, second, sizeof(first));
+	close_view(view);
+	must(store_remove_disk(fixture->store, "db", false, why()));
+	free(bytes);
+	close_view(make_filled_disk(fixture, "db", 1, 131, &bytes));
+	(void)changes_of(fixture, "db", second);
+	assert_memory_not_equal(first, second, sizeof(first));
+}
+
+static void room_is_told(void **state)
+{
+	struct fixture *fixture = *state;
+	struct store_room room;
+
+	must(store_room(fixture->store, &room, why()));
+	must_hold(room.total_bytes > 0 && room.free_bytes <= room.total_bytes && room.available_bytes <= room.free_bytes);
+}
+
 static void missing_image_is_answered_with_those_there_are(void **state)
 {
 	struct fixture *fixture = *state;
@@ -3049,6 +3134,9 @@ int store_contract_run(const struct store_contract_factory *factory)
 		TEST(image_says_what_it_is),
 		TEST(images_survive_changes_and_each_other),
 		TEST(latest_is_the_newest_there_is),
+		TEST(images_are_told_briefly_and_in_full),
+		TEST(changes_of_a_disk_are_noticed_and_another_disk_of_its_name_too),
+		TEST(room_is_told),
 		TEST(missing_image_is_answered_with_those_there_are),
 		TEST(changed_bytes_are_those_that_differ),
 		TEST(unique_bytes_are_what_deletion_frees),
