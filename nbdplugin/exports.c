@@ -1,13 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Disks that are open, by key: "web01", "web01@3", or with an overlay the export's name. Each is counted, and goes
- * through
- *
- *     OPENING ──► OPEN ──► CLOSING ──► gone        OPENING ──► gone, when it can't be opened
- *
- * Opening replays a journal and closing folds one, which takes its time, so no lock is held meanwhile: who comes along
- * and finds a disk in one of these states waits for the next one. The lock is for coming and going only; requests don't
- * take it.
+ * Disks that are open are shared by key (store/disk_pool.h): "web01", "web01@3", or with an overlay the export's name, so that an overlay is that
+ * name's own.
  */
 #include "nbdplugin/exports.h"
 
@@ -16,29 +10,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/cleanup.h"
 #include "common/units.h"
 #include "syncer/source_disk.h"
 
+#define DOING "nbdkit wherry"
+
 enum {
 	LIST_MOST_EXPORTS = 10000, /* nbdkit takes no more */
 	LIST_MOST_TABLES = 256,	   /* partition tables that are read for one listing */
 	DESCRIPTION_BYTES = 1024,
-	BUSY_WAIT_MS = 2000,
-	BUSY_STEP_MS = 50,
-};
-
-enum shared_state { SHARED_OPENING, SHARED_OPEN, SHARED_CLOSING };
-
-struct shared_disk {
-	struct shared_disk *next;
-	char key[EXPORT_NAME_BYTES];
-	enum shared_state state;
-	unsigned users;
-	struct disk *disk;
-	struct scratch *scratch; /* or NULL */
 };
 
 struct exports {
@@ -46,9 +28,8 @@ struct exports {
 	struct store *store;
 	bool store_is_read_only;
 	struct chunk_cache *cache;
+	struct disk_pool *pool;
 	pthread_mutex_t lock;
-	pthread_cond_t changed;	   /* the state of a disk, or that it is gone */
-	struct shared_disk *disks; /* locked */
 	struct open_export *opened; /* locked */
 };
 
@@ -64,17 +45,7 @@ struct request {
 static int open_store(const struct exports_options *options, struct store **ret_store, bool *ret_is_read_only,
 		      struct failure *failure)
 {
-	struct store_options store_options = {.notices = options->notices};
-	struct failure cause = {.code = 0};
-	int error = store_open_local(options->store_path, &store_options, ret_store, &cause);
-
-	*ret_is_read_only = false;
-	if (error == 0)
-		return 0;
-	if (error != -EROFS && error != -EACCES)
-		return fail_from(failure, &cause);
-	*ret_is_read_only = store_options.read_only = true;
-	return store_open_local(options->store_path, &store_options, ret_store, failure);
+	return store_open_local_or_read_only(options->store_path, options->notices, ret_store, ret_is_read_only, failure);
 }
 
 static void cleanup_store(struct store **store)
@@ -92,7 +63,7 @@ static int check_only(const struct exports_options *options, struct store *store
 	if (only.which == STORE_LIVE && options->scratch)
 		return fail(failure, -EINVAL, "%s: live content, and scratch=1 is for images; try disk=%s@latest",
 			    options->only, only.disk);
-	return source_disk_check_reference(store, &only, "nbdkit wherry", failure);
+	return source_disk_check_reference(store, &only, DOING, failure);
 }
 
 int exports_check(const struct exports_options *options, struct failure *failure)
@@ -106,6 +77,18 @@ int exports_check(const struct exports_options *options, struct failure *failure
 	return error;
 }
 
+static int new_pool(struct exports *exports, struct failure *failure)
+{
+	const struct disk_pool_options options = {.store = exports->store,
+						  .cache = exports->cache,
+						  .doing = DOING,
+						  .store_is_read_only = exports->store_is_read_only,
+						  .write_mirror = exports->options.write_mirror,
+						  .notices = exports->options.notices};
+
+	return disk_pool_new(&options, &exports->pool, failure);
+}
+
 int exports_start(const struct exports_options *options, struct exports **ret_exports, struct failure *failure)
 {
 	struct exports *exports = calloc(1, sizeof(*exports));
@@ -114,11 +97,12 @@ int exports_start(const struct exports_options *options, struct exports **ret_ex
 	if (exports == NULL)
 		return fail(failure, -ENOMEM, "exports: out of memory");
 	exports->options = *options;
-	(void)pthread_mutex_init(&exports->lock, NULL); /* on Linux these two can't fail */
-	(void)pthread_cond_init(&exports->changed, NULL);
+	(void)pthread_mutex_init(&exports->lock, NULL); /* on Linux it can't fail */
 	error = open_store(options, &exports->store, &exports->store_is_read_only, failure);
 	if (error == 0)
 		error = chunk_cache_new(options->cache_bytes, &exports->cache, failure);
+	if (error == 0)
+		error = new_pool(exports, failure);
 	if (error < 0) {
 		exports_stop(exports);
 		return error;
@@ -230,140 +214,20 @@ static int make_key(struct exports *exports, struct request *request, char ret_k
 
 /* ---- coming and going ---- */
 
-static struct shared_disk *find_locked(struct exports *exports, const char *key)
+static int acquire(struct exports *exports, struct request *request, bool read_only, struct pooled_disk **ret_pooled,
+		   struct failure *failure)
 {
-	for (struct shared_disk *shared = exports->disks; shared != NULL; shared = shared->next)
-		if (strcmp(shared->key, key) == 0)
-			return shared;
-	return NULL;
-}
-
-static void drop_locked(struct exports *exports, struct shared_disk *shared)
-{
-	struct shared_disk **at = &exports->disks;
-
-	while (*at != shared)
-		at = &(*at)->next;
-	*at = shared->next;
-	free(shared);
-	(void)pthread_cond_broadcast(&exports->changed);
-}
-
-/*
- * An image of a disk that nobody has open, a flush of what a killed server left: such work has the disk for a moment, and a client that
- * comes just then is better served a moment later than refused.
- */
-static int open_patiently(struct store *store, const struct store_reference *reference, const struct disk_options *options,
-			  struct disk **ret_disk, struct failure *failure)
-{
-	for (unsigned waited_ms = 0;; waited_ms += BUSY_STEP_MS) {
-		struct failure cause = {.code = 0};
-		int error = disk_open(store, reference, options, ret_disk, &cause);
-
-		if (error != -EBUSY || waited_ms >= BUSY_WAIT_MS)
-			return error < 0 ? fail_from(failure, &cause) : 0;
-		(void)nanosleep(&(struct timespec){.tv_nsec = BUSY_STEP_MS * 1000000L}, NULL); /* woken early: asks again */
-	}
-}
-
-static int open_disk(struct exports *exports, const struct store_reference *reference, bool read_only,
-		     struct disk **ret_disk, struct failure *failure)
-{
-	char doing[EXPORT_NAME_BYTES];
-	struct disk_options options = {.doing = doing,
-				       .cache = exports->cache,
-				       .write = reference->which == STORE_LIVE && !read_only,
-				       .write_mirror = exports->options.write_mirror};
-	struct failure cause = {.code = 0};
-	int error;
-
-	(void)snprintf(doing, sizeof(doing), "nbdkit wherry %s", reference->disk);
-	if (exports->store_is_read_only)
-		options.write = false;
-	error = open_patiently(exports->store, reference, &options, ret_disk, &cause);
-	if (error < 0 && options.write && (error == -EPERM || error == -EROFS)) {
-		notice(exports->options.notices, NOTICE_WARNING, "read-only: %s", cause.message);
-		options.write = false;
-		failure_clear(&cause);
-		error = open_patiently(exports->store, reference, &options, ret_disk, &cause);
-	}
-	if (error < 0)
-		(void)fail_from(failure, &cause);
-	return error;
-}
-
-static int fill_shared(struct exports *exports, struct shared_disk *shared, const struct request *request,
-		       bool read_only, struct failure *failure)
-{
-	int error = open_disk(exports, &request->reference, read_only, &shared->disk, failure);
-
-	if (error < 0 || !request->wants_overlay)
-		return error;
-	error = scratch_new(shared->disk, NULL, &shared->scratch, failure);
-	if (error < 0)
-		(void)disk_close(shared->disk, NULL); /* nothing was written */
-	return error;
-}
-
-/* With the lock; gives it up while it works. */
-static int open_shared_locked(struct exports *exports, const char *key, const struct request *request, bool read_only,
-			      struct shared_disk **ret_shared, struct failure *failure)
-{
-	struct shared_disk *shared = calloc(1, sizeof(*shared));
-	int error;
-
-	if (shared == NULL)
-		return fail(failure, -ENOMEM, "export %s: out of memory", request->name);
-	(void)snprintf(shared->key, sizeof(shared->key), "%s", key);
-	shared->next = exports->disks;
-	exports->disks = shared;
-	(void)pthread_mutex_unlock(&exports->lock);
-	error = fill_shared(exports, shared, request, read_only, failure);
-	(void)pthread_mutex_lock(&exports->lock);
-	if (error < 0) {
-		drop_locked(exports, shared);
-		return error;
-	}
-	shared->state = SHARED_OPEN;
-	shared->users = 1;
-	(void)pthread_cond_broadcast(&exports->changed);
-	*ret_shared = shared;
-	return 0;
-}
-
-static int acquire(struct exports *exports, struct request *request, bool read_only,
-		   struct shared_disk **ret_shared, struct failure *failure)
-{
+	enum pool_mode mode = POOL_READ;
 	char key[EXPORT_NAME_BYTES];
-	struct shared_disk *shared;
 	int error = make_key(exports, request, key, failure);
 
 	if (error < 0)
 		return error;
-	WITH_LOCK(&exports->lock);
-	while ((shared = find_locked(exports, key)) != NULL && shared->state != SHARED_OPEN)
-		(void)pthread_cond_wait(&exports->changed, &exports->lock);
-	if (shared == NULL)
-		return open_shared_locked(exports, key, request, read_only, ret_shared, failure);
-	shared->users++;
-	*ret_shared = shared;
-	return 0;
-}
-
-static int release(struct exports *exports, struct shared_disk *shared, struct failure *failure)
-{
-	int error;
-
-	WITH_LOCK(&exports->lock);
-	if (--shared->users > 0)
-		return 0;
-	shared->state = SHARED_CLOSING;
-	(void)pthread_mutex_unlock(&exports->lock);
-	scratch_free(shared->scratch);
-	error = disk_close(shared->disk, failure);
-	(void)pthread_mutex_lock(&exports->lock);
-	drop_locked(exports, shared);
-	return error;
+	if (request->wants_overlay)
+		mode = POOL_OVERLAY;
+	else if (request->reference.which == STORE_LIVE && !read_only)
+		mode = POOL_WRITE_OR_READ;
+	return disk_pool_acquire(exports->pool, key, &request->reference, mode, ret_pooled, failure);
 }
 
 static int describe_open(struct open_export *export, const struct request *request)
@@ -388,13 +252,13 @@ int exports_open(struct exports *exports, const char *name, bool read_only, stru
 	if (error == 0)
 		error = understand(exports, name, &request, failure);
 	if (error == 0)
-		error = acquire(exports, &request, read_only, &export->shared, failure);
+		error = acquire(exports, &request, read_only, &export->pooled, failure);
 	if (error < 0) {
 		free(export);
 		return error;
 	}
-	export->disk = export->shared->disk;
-	export->scratch = export->shared->scratch;
+	export->disk = export->pooled->disk;
+	export->scratch = export->pooled->scratch;
 	export->is_writable = !read_only && (export->scratch != NULL || disk_is_writable(export->disk));
 	error = source_disk_find_partition(export->disk, request.reference.partition, &export->off_bytes,
 					   &export->len_bytes, failure);
@@ -429,7 +293,7 @@ int exports_close(struct exports *exports, struct open_export *export, struct fa
 	int error;
 
 	forget_open(exports, export);
-	error = release(exports, export->shared, failure);
+	error = disk_pool_release(exports->pool, export->pooled, failure);
 	free(export->description);
 	free(export);
 	return error;
@@ -445,9 +309,9 @@ void exports_stop(struct exports *exports)
 		if (exports_close(exports, exports->opened, &failure) < 0)
 			notice(exports->options.notices, NOTICE_WARNING, "%s", failure.message);
 	}
+	disk_pool_free(exports->pool);
 	chunk_cache_free(exports->cache);
 	store_close(exports->store);
-	(void)pthread_cond_destroy(&exports->changed);
 	(void)pthread_mutex_destroy(&exports->lock);
 	free(exports);
 }
@@ -495,17 +359,19 @@ static int list_partitions(struct exports *exports, struct listing *listing, con
 			   const struct store_reference *reference)
 {
 	AUTO_FREE struct disk_partition *partitions = NULL;
+	char key[POOL_KEY_BYTES]; /* none that a client shares: he may want an overlay */
 	struct failure cause = {.code = 0};
-	struct disk *disk;
+	struct pooled_disk *pooled;
 	size_t count = 0;
 	int result;
 
 	if (listing->tables++ >= LIST_MOST_TABLES)
 		return 0;
-	result = open_disk(exports, reference, true, &disk, &cause);
+	(void)snprintf(key, sizeof(key), "list %s", name);
+	result = disk_pool_acquire(exports->pool, key, reference, POOL_READ, &pooled, &cause);
 	if (result == 0) {
-		result = source_disk_list_partitions(disk, &partitions, &count, &cause);
-		(void)disk_close(disk, NULL); /* nothing was written */
+		result = source_disk_list_partitions(pooled->disk, &partitions, &count, &cause);
+		(void)disk_pool_release(exports->pool, pooled, NULL); /* nothing was written */
 	}
 	if (result < 0) /* damaged, or deleted meanwhile: no reason not to list the others */
 		notice(exports->options.notices, NOTICE_WARNING, "partitions are not listed: %s", cause.message);

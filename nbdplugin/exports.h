@@ -18,8 +18,7 @@
 
 #include <stdatomic.h>
 
-#include "store/disk.h"
-#include "store/scratch.h"
+#include "store/disk_pool.h"
 
 struct exports_options {
 	const char *store_path; /* borrowed, like the others here, for as long as the exports are */
@@ -44,8 +43,8 @@ void exports_stop(struct exports *exports);
 /* What a connection has. Read-only for everybody but exports.c, where nothing else is said. */
 struct open_export {
 	struct open_export *next; /* exports.c's list of all */
-	struct shared_disk *shared;
-	struct disk *disk;	 /* borrowed from shared, as is: */
+	struct pooled_disk *pooled;
+	struct disk *disk;	 /* borrowed from that, as is: */
 	struct scratch *scratch; /* over the disk; NULL: none */
 	uint64_t off_bytes;	 /* of the disk or overlay */
 	uint64_t len_bytes;
@@ -64,7 +63,7 @@ int exports_open(struct exports *exports, const char *name, bool read_only, stru
 int exports_close(struct exports *exports, struct open_export *export, struct failure *failure);
 
 /* What a client gets that names none: `ret_name` has room for EXPORT_NAME_BYTES. -ENOENT: there is no such thing. */
-enum { EXPORT_NAME_BYTES = 192 }; /* "DISK@4294967295/4294967295:OVERLAY", two names of 63 bytes */
+enum { EXPORT_NAME_BYTES = POOL_KEY_BYTES }; /* "DISK@4294967295/4294967295:OVERLAY", two names of 63 bytes */
 int exports_default(struct exports *exports, char *ret_name, struct failure *failure);
 
 /*
