@@ -69,6 +69,7 @@ struct plan {
 	struct plan_options options;
 	uint64_t size_bytes;
 	const char *table_type;
+	uint32_t table_sector_bytes;
 	struct plan_partition *partitions;
 	struct part *parts; /* as many */
 	unsigned partition_count;
@@ -436,6 +437,7 @@ static int find_layout(struct plan_maker *maker, bool *ret_is_understood, struct
 	} else {
 		*ret_is_understood = true;
 		plan->table_type = table->type;
+		plan->table_sector_bytes = table->sector_bytes;
 		if (has_table)
 			return look_into_slots(maker, failure);
 	}
@@ -697,6 +699,19 @@ int plan_next(struct plan *plan, uint64_t off_bytes, struct plan_range *ret_rang
 const char *plan_table_type(const struct plan *plan)
 {
 	return plan->table_type;
+}
+
+int plan_dump_table(const struct plan *plan, const char *name, char **ret_text, struct failure *failure)
+{
+	char *nothing;
+
+	if (strcmp(plan->table_type, "none") != 0)
+		return plan_table_dump(plan->source, plan->table_sector_bytes, name, ret_text, failure);
+	nothing = strdup("");
+	if (nothing == NULL)
+		return fail(failure, -ENOMEM, "plan: out of memory");
+	*ret_text = nothing;
+	return 0;
 }
 
 const struct plan_partition *plan_partitions(const struct plan *plan, unsigned *ret_count)

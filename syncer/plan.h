@@ -83,6 +83,9 @@ struct plan_partition {
 /* "gpt", "dos" or "none", which is also the answer for a table that isn't understood. */
 const char *plan_table_type(const struct plan *plan);
 
+/* The partition table as "sfdisk --dump" prints it of a device `name`; "" where plan_table_type() is "none". Caller frees. */
+int plan_dump_table(const struct plan *plan, const char *name, char **ret_text, struct failure *failure);
+
 /*
  * The partitions that hold something, in the table's order; not the extended partition that contains logical ones.
  * Owned by the plan.

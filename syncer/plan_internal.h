@@ -110,6 +110,7 @@ struct plan_slot {
  */
 struct plan_table {
 	const char *type;	  /* "gpt", "dos", "none" */
+	uint32_t sector_bytes;	  /* it was read with */
 	const char *why_distrust; /* NULL, or why nothing may be left out on the word of this table */
 	struct plan_slot *slots;
 	unsigned slot_count;
@@ -120,6 +121,11 @@ struct plan_table {
 int plan_table_read(struct source *source, uint32_t sector_bytes, struct plan_table *ret_table,
 		    struct failure *failure);
 void plan_table_free(struct plan_table *table);
+
+/*
+ * The same as "sfdisk --dump" prints it of a device `name`, where there is one that libfdisk reads; else "". Caller frees.
+ */
+int plan_table_dump(struct source *source, uint32_t sector_bytes, const char *name, char **ret_text, struct failure *failure);
 
 /* ------------------------------------------------------------------- plan_type.c */
 

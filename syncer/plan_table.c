@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <libfdisk/libfdisk.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -339,10 +340,11 @@ static int list_partitions(struct table_reader *reader, struct fdisk_context *co
 	return 0;
 }
 
-static int ask_fdisk(struct table_reader *reader, struct failure *failure)
+/* *ret_has_label false: nothing that libfdisk knows. */
+static int open_context(struct table_reader *reader, const char *name, struct fdisk_context **ret_context, bool *ret_has_label,
+			struct failure *failure)
 {
-	__attribute__((cleanup(unref_context))) struct fdisk_context *context = fdisk_new_context();
-	struct plan_table *table = &reader->table;
+	struct fdisk_context *context = fdisk_new_context();
 
 	if (context == NULL)
 		return fail(failure, -ENOMEM, "plan: out of memory");
@@ -350,7 +352,21 @@ static int ask_fdisk(struct table_reader *reader, struct failure *failure)
 	(void)fdisk_set_ask(context, decline, NULL);
 	(void)fdisk_enable_listonly(context, 1);
 	(void)fdisk_save_user_sector_size(context, reader->sector_bytes, reader->sector_bytes);
-	if (fdisk_assign_device_by_fd(context, reader->sketch.fd, "disk", 1) != 0 || !fdisk_has_label(context)) {
+	*ret_has_label = fdisk_assign_device_by_fd(context, reader->sketch.fd, name, 1) == 0 && fdisk_has_label(context);
+	*ret_context = context;
+	return 0;
+}
+
+static int ask_fdisk(struct table_reader *reader, struct failure *failure)
+{
+	__attribute__((cleanup(unref_context))) struct fdisk_context *context = NULL;
+	struct plan_table *table = &reader->table;
+	bool has_label;
+	int error = open_context(reader, "disk", &context, &has_label, failure);
+
+	if (error < 0)
+		return error;
+	if (!has_label) {
 		if (reader->has_protective_entry)
 			table->why_distrust = "a protective MBR without a usable GPT";
 		return 0;
@@ -419,7 +435,7 @@ int plan_table_read(struct source *source, uint32_t sector_bytes, struct plan_ta
 
 	if (reader == NULL)
 		return fail(failure, -ENOMEM, "plan: out of memory");
-	reader->sector_bytes = sector_bytes;
+	reader->sector_bytes = reader->table.sector_bytes = sector_bytes;
 	reader->table.type = "none";
 	error = plan_sketch_open(source, 0, source_get_info(source)->size_bytes, &reader->sketch, failure);
 	if (error == 0) {
@@ -440,4 +456,72 @@ void plan_table_free(struct plan_table *table)
 	plan_spans_free(&table->pinned);
 	plan_spans_free(&table->mentioned);
 	*table = (struct plan_table){.type = "none"};
+}
+
+/* ------------------------------------------------------------------- as a text */
+
+static void unref_script(struct fdisk_script **script)
+{
+	fdisk_unref_script(*script);
+}
+
+static int write_script(struct fdisk_context *context, char **ret_text, struct failure *failure)
+{
+	__attribute__((cleanup(unref_script))) struct fdisk_script *script = fdisk_new_script(context);
+	AUTO_FREE char *text = NULL;
+	size_t len_bytes = 0;
+	FILE *stream = open_memstream(&text, &len_bytes);
+	int error;
+
+	if (script == NULL || stream == NULL) {
+		if (stream != NULL)
+			(void)fclose(stream); /* memory */
+		return fail(failure, -ENOMEM, "partition table: out of memory");
+	}
+	error = fdisk_script_read_context(script, NULL);
+	if (error == 0)
+		error = fdisk_script_write_file(script, stream);
+	if (fclose(stream) != 0 || error != 0)
+		return fail(failure, error < 0 ? error : -EIO, "partition table: it can't be written as a text");
+	*ret_text = take_ptr(text);
+	return 0;
+}
+
+static int dump_table(struct table_reader *reader, const char *name, char **ret_text, struct failure *failure)
+{
+	__attribute__((cleanup(unref_context))) struct fdisk_context *context = NULL;
+	char *nothing;
+	bool has_label;
+	int error = read_table(reader, failure); /* the sketch has what libfdisk looks at, then */
+
+	if (error == 0)
+		error = open_context(reader, name, &context, &has_label, failure);
+	if (error < 0)
+		return error;
+	if (has_label)
+		return write_script(context, ret_text, failure);
+	nothing = strdup("");
+	if (nothing == NULL)
+		return fail(failure, -ENOMEM, "partition table: out of memory");
+	*ret_text = nothing;
+	return 0;
+}
+
+int plan_table_dump(struct source *source, uint32_t sector_bytes, const char *name, char **ret_text, struct failure *failure)
+{
+	struct table_reader *reader = calloc(1, sizeof(*reader));
+	int error;
+
+	if (reader == NULL)
+		return fail(failure, -ENOMEM, "partition table: out of memory");
+	reader->sector_bytes = sector_bytes;
+	reader->table.type = "none";
+	error = plan_sketch_open(source, 0, source_get_info(source)->size_bytes, &reader->sketch, failure);
+	if (error == 0) {
+		error = dump_table(reader, name, ret_text, failure);
+		plan_sketch_close(&reader->sketch);
+	}
+	plan_table_free(&reader->table);
+	free(reader);
+	return error;
 }

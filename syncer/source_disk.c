@@ -242,28 +242,18 @@ int source_disk_check_reference(struct store *store, const struct store_referenc
 	return source_view_find_partition(view, reference->partition, &off_bytes, &len_bytes, failure);
 }
 
-int source_disk_list_partitions(struct disk *disk, struct disk_partition **ret_list, size_t *ret_count,
-				struct failure *failure)
+static int list_partitions(struct disk *disk, const struct plan *plan, bool with_whole, struct disk_partition **ret_list,
+			   size_t *ret_count, struct failure *failure)
 {
-	const struct plan_options options = {.read_all = true}; /* nothing is going to be left out */
-	AUTO(cleanup_source) struct source *source = NULL;
-	AUTO(cleanup_plan) struct plan *plan = NULL;
-	const struct plan_partition *partitions;
-	struct disk_partition *list;
 	unsigned count;
+	const struct plan_partition *partitions = plan_partitions(plan, &count);
+	struct disk_partition *list = calloc((size_t)count + 1, sizeof(*list)); /* count may be 0 */
 	size_t listed = 0;
-	int error = disk_source_open(disk, &source, failure);
 
-	if (error == 0)
-		error = plan_make(source, &options, &plan, failure);
-	if (error < 0)
-		return error;
-	partitions = plan_partitions(plan, &count);
-	list = calloc((size_t)count + 1, sizeof(*list)); /* count may be 0 */
 	if (list == NULL)
 		return fail(failure, -ENOMEM, "%s: out of memory", disk_name(disk));
 	for (unsigned i = 0; i < count; i++) {
-		if (partitions[i].number == 0)
+		if (partitions[i].number == 0 && !with_whole)
 			continue; /* a file system without a table around it */
 		list[listed] = (struct disk_partition){.number = partitions[i].number,
 						       .off_bytes = partitions[i].off_bytes,
@@ -274,4 +264,50 @@ int source_disk_list_partitions(struct disk *disk, struct disk_partition **ret_l
 	*ret_list = list;
 	*ret_count = listed;
 	return 0;
+}
+
+static int make_plan(struct disk *disk, struct source **ret_source, struct plan **ret_plan, struct failure *failure)
+{
+	const struct plan_options options = {.read_all = true}; /* nothing is going to be left out */
+	int error = disk_source_open(disk, ret_source, failure);
+
+	return error < 0 ? error : plan_make(*ret_source, &options, ret_plan, failure);
+}
+
+int source_disk_list_partitions(struct disk *disk, struct disk_partition **ret_list, size_t *ret_count,
+				struct failure *failure)
+{
+	AUTO(cleanup_source) struct source *source = NULL;
+	AUTO(cleanup_plan) struct plan *plan = NULL;
+	int error = make_plan(disk, &source, &plan, failure);
+
+	return error < 0 ? error : list_partitions(disk, plan, false, ret_list, ret_count, failure);
+}
+
+int source_disk_look(struct disk *disk, struct disk_contents *ret_contents, struct failure *failure)
+{
+	AUTO(cleanup_source) struct source *source = NULL;
+	AUTO(cleanup_plan) struct plan *plan = NULL;
+	struct disk_contents contents = {.layout = NULL};
+	int error = make_plan(disk, &source, &plan, failure);
+
+	if (error == 0)
+		error = list_partitions(disk, plan, true, &contents.partitions, &contents.partition_count, failure);
+	/* damage where the table should be looks like a disk without one */
+	if (error == 0 && contents.partition_count == 0 && disk_source_of(source)->damage.code != 0)
+		error = fail_from(failure, &disk_source_of(source)->damage);
+	if (error == 0)
+		error = plan_dump_table(plan, "disk.raw", &contents.layout, failure);
+	if (error < 0)
+		disk_contents_free(&contents);
+	else
+		*ret_contents = contents;
+	return error;
+}
+
+void disk_contents_free(struct disk_contents *contents)
+{
+	free(contents->partitions);
+	free(contents->layout);
+	*contents = (struct disk_contents){.layout = NULL};
 }

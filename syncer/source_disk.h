@@ -28,12 +28,24 @@ int source_disk_check_reference(struct store *store, const struct store_referenc
 				struct failure *failure);
 
 struct disk_partition {
-	uint32_t number; /* from 1 */
+	uint32_t number; /* from 1; 0: the whole disk */
 	uint64_t off_bytes, len_bytes;
 	char type[32]; /* "ext4", "" if unknown */
 };
 /* In the table's order; none where there is no table that is understood. Caller frees with free(). */
 int source_disk_list_partitions(struct disk *disk, struct disk_partition **ret_list, size_t *ret_count,
 				struct failure *failure);
+
+/*
+ * What a disk holds, all in one look.
+ */
+struct disk_contents {
+	struct disk_partition *partitions; /* as above; where there are none, perhaps one with number 0: a file system or the like on all of it */
+	size_t partition_count;
+	char *layout; /* the table as "sfdisk --dump" prints it of a device "disk.raw"; "" where there is none */
+};
+/* -EBADMSG: nothing is found, and where a table could be the store is damaged. */
+int source_disk_look(struct disk *disk, struct disk_contents *ret_contents, struct failure *failure);
+void disk_contents_free(struct disk_contents *contents); /* leaves it empty */
 
 #endif
