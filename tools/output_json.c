@@ -15,6 +15,7 @@
 #include "common/units.h"
 #include "tools/command.h"
 #include "common/utf8.h"
+#include "store/image_json.h"
 
 void output_out_of_memory(void)
 {
@@ -91,14 +92,6 @@ void json_print(json_t *document)
 	json_decref(document);
 }
 
-/* What was kept as JSON text, as JSON; null when there is none, or it isn't JSON. */
-static json_t *json_parsed(const char *text)
-{
-	json_t *value = text == NULL ? NULL : json_loads(text, 0, NULL);
-
-	return value == NULL ? json_null() : value;
-}
-
 static json_t *json_speed(double bytes_per_second)
 {
 	return json_bytes(bytes_per_second > 0 && bytes_per_second < 1e18 ? (uint64_t)bytes_per_second : 0);
@@ -166,22 +159,10 @@ void output_json_images(const struct store_image *images, size_t count)
 	json_t *array = json_new_array();
 
 	for (const struct store_image *image = images; image < images + count; image++) {
-		json_t *object = json_new_object();
+		json_t *object = store_image_json(image);
 
-		json_put(object, "disk", json_text(image->disk));
-		json_put(object, "number", json_bytes(image->number));
-		json_put(object, "created_at", json_time(image->created_at));
-		json_put(object, "size_bytes", json_bytes(image->size_bytes));
-		json_put(object, "changed_bytes", json_bytes(image->changed_bytes));
-		json_put(object, "unique_bytes", json_bytes(image->unique_bytes));
-		json_put(object, "label", json_text(image->label));
-		json_put(object, "pinned", json_boolean(image->pinned));
-		json_put(object, "damaged", json_boolean(image->damaged));
-		json_put(object, "in_use", json_boolean(image->in_use));
-		json_put(object, "in_use_by", json_text(image->in_use_by));
-		json_put(object, "consistency", json_text(store_consistency_name(image->consistency)));
-		json_put(object, "round", json_number_or_null(image->round));
-		json_put(object, "details", json_parsed(image->details));
+		if (object == NULL)
+			output_out_of_memory();
 		json_add(array, object);
 	}
 	print_listing("images", array);
