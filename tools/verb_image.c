@@ -139,10 +139,12 @@ static int find_trust(struct store *store, const char *disk, struct trust *trust
 	store_disks_free(disks, disk_count);
 	result = store_list_rounds(store, disk, &rounds, &count, failure);
 	trust->consistency = STORE_CLEAN;
-	if (result == 0 && count == 0 && parent != NULL)
-		return inherit_from_parent(store, parent, trust, failure);
-	if (result < 0 || count == 0)
+	if (result < 0)
 		return result;
+	if (count == 0) {
+		store_rounds_free(rounds, count);
+		return parent == NULL ? 0 : inherit_from_parent(store, parent, trust, failure);
+	}
 	if (rounds[count - 1].state != ROUND_DONE) {
 		set_fuzzy(trust, "round %u of this disk is not finished", rounds[count - 1].number);
 	} else if (content_round != rounds[count - 1].number) {
