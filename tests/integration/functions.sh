@@ -556,6 +556,18 @@ unmount() {
 	mount_points=("${kept[@]}")
 }
 
+# mount_writable FILE DIRECTORY [OPTIONS]: with -o loop. Of two that look for a free loop device at the same moment one may get his read-only.
+mount_writable() {
+	local tries
+	for ((tries = 0; tries < 10; tries++)); do
+		mount_at "$2" -o "loop${3:+,$3}" "$1"
+		[[ ,$(findmnt -n -o OPTIONS --mountpoint "$(realpath "$2")"), == *,rw,* ]] && return 0
+		unmount "$2"
+		sleep 0.2
+	done
+	return 1
+}
+
 # mount_partition IMAGE NUMBER DIRECTORY [OPTIONS]: through a loop device of its own, which unmount_partition frees.
 mount_partition() {
 	attach_loop "$1" --offset "$(partition_start "$1" "$2")" --sizelimit "$(partition_size "$1" "$2")"
@@ -568,6 +580,47 @@ unmount_partition() {
 	device=$(findmnt -n -o SOURCE --mountpoint "$(realpath "$1")")
 	unmount "$1"
 	detach_loop "$device"
+}
+
+# ------------------------------------------------------------------ wherryfs
+
+# requires_fs: wherryfs, and a FUSE that lets this user mount.
+requires_fs() {
+	[[ -x $WHERRY_BUILD/bin/wherryfs ]] || skip "no wherryfs: libfuse3-dev was not there when it was built"
+	[[ -c /dev/fuse ]] || modprobe fuse 2>/dev/null || true
+	[[ -c /dev/fuse ]] || skip "needs /dev/fuse"
+	((EUID == 0)) || requires fusermount3
+}
+
+_is_mounted() {
+	awk -v place="$1" '$5 == place { type = $0; sub(/.* - /, "", type); sub(/ .*/, "", type) } END { exit type != "fuse.wherryfs" }' /proc/self/mountinfo
+}
+
+fs_mounts=0
+
+# start_fs FOLDER [ARGUMENT…]: wherryfs on $WHERRY_STORE, in the foreground; comes back when it is mounted. Sets FS_PID, for stop_process, and FS_LOG.
+start_fs() {
+	local folder tries
+	mkdir -p "$1"
+	folder=$(realpath "$1")
+	FS_LOG=$WORK/fs$((++fs_mounts)).log
+	wherryfs -f "$WHERRY_STORE" "$@" >"$FS_LOG" 2>&1 &
+	FS_PID=$!
+	started_pids+=("$FS_PID")
+	at_exit umount --quiet --lazy "$folder"
+	for ((tries = 0; tries < 300; tries++)); do
+		! _is_mounted "$folder" || return 0
+		_is_running_child "$FS_PID" || break
+		sleep 0.1
+	done
+	sed 's/^/    /' "$FS_LOG" >&2
+	die "wherryfs does not mount on $1"
+}
+
+# stop_fs FOLDER: unmounts, and waits until all is in its place. Its status must be 0.
+stop_fs() {
+	umount "$1"
+	finish "$FS_PID" || die "wherryfs ended with status $?: $(cat "$FS_LOG")"
 }
 
 # -------------------------------------------------------------------- disks
