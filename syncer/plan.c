@@ -251,14 +251,22 @@ static bool overlaps_another(const struct plan *plan, unsigned index)
 	return false;
 }
 
+static void take_type(struct plan_partition *partition, const struct plan_type *type)
+{
+	memcpy(partition->type, type->name, sizeof(partition->type));
+	memcpy(partition->label, type->label, sizeof(partition->label));
+	memcpy(partition->uuid, type->uuid, sizeof(partition->uuid));
+	partition->holds_files = type->holds_files;
+	partition->looks_in_use = type->looks_in_use;
+}
+
 static int look_into_partition(struct plan *plan, unsigned index, const struct plan_type *type, struct failure *failure)
 {
 	struct plan_partition *partition = &plan->partitions[index];
 	struct part *part = &plan->parts[index];
 	int error;
 
-	memcpy(partition->type, type->name, sizeof(partition->type));
-	partition->looks_in_use = type->looks_in_use;
+	take_type(partition, type);
 	name_part(partition, part);
 	if (plan->options.read_all) {
 		distrust(partition, "all of it was asked for");
@@ -452,8 +460,7 @@ static int find_layout(struct plan_maker *maker, bool *ret_is_understood, struct
 	plan->table_type = "none";
 	if (*ret_is_understood)
 		return look_into_partition(plan, 0, &disk, failure);
-	memcpy(plan->partitions[0].type, disk.name, sizeof(disk.name));
-	plan->partitions[0].looks_in_use = disk.looks_in_use;
+	take_type(&plan->partitions[0], &disk);
 	distrust(&plan->partitions[0], "the disk's layout isn't clear");
 	return 0;
 }

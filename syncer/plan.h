@@ -74,6 +74,8 @@ struct plan_partition {
 	uint64_t off_bytes;
 	uint64_t len_bytes;
 	char type[32];		/* libblkid's name: ext4, vfat, swap, LVM2_member, xfs …; "" if unknown */
+	char label[64], uuid[40]; /* the file system's, as it has them: any bytes; "" if it has none, or a longer one */
+	bool holds_files;	/* a file system, by its type; not swap, a volume of LVM, … */
 	bool by_allocation_map; /* only blocks in use are read; becomes false when the trust ends during the walk */
 	char why_whole[96];	/* ext only: why its map isn't trusted: "mounted", "not cleanly unmounted", "unknown
 				   feature", … */

@@ -131,6 +131,9 @@ int plan_table_dump(struct source *source, uint32_t sector_bytes, const char *na
 
 struct plan_type {
 	char name[sizeof(((struct plan_partition *)NULL)->type)]; /* "" when unknown or ambivalent */
+	char label[sizeof(((struct plan_partition *)NULL)->label)];
+	char uuid[sizeof(((struct plan_partition *)NULL)->uuid)];
+	bool holds_files;     /* a file system, rather than swap, a volume of LVM, … */
 	bool is_ambivalent;   /* signatures of more than one thing, or can't be read */
 	bool has_other_table; /* a partition table of a kind that plan_table.c doesn't know */
 	bool looks_in_use;

@@ -151,12 +151,12 @@ static int look_closer(const struct plan_sketch *sketch, blkid_probe probe, stru
 static int ask_blkid(const struct plan_sketch *sketch, blkid_probe probe, struct plan_type *type,
 		     struct failure *failure)
 {
-	char table[32];
+	char table[32], usage[32];
 
 	if (blkid_probe_set_device(probe, sketch->fd, 0, (blkid_loff_t)sketch->len_bytes) != 0 ||
 	    blkid_probe_enable_superblocks(probe, 1) != 0 ||
-	    blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_USAGE | BLKID_SUBLKS_VERSION) !=
-		    0 ||
+	    blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_USAGE | BLKID_SUBLKS_VERSION |
+							     BLKID_SUBLKS_LABEL | BLKID_SUBLKS_UUID) != 0 ||
 	    blkid_probe_enable_partitions(probe, 1) != 0) {
 		type->is_ambivalent = true;
 		return 0;
@@ -172,6 +172,10 @@ static int ask_blkid(const struct plan_sketch *sketch, blkid_probe probe, struct
 		return 0;
 	}
 	copy_value(probe, "TYPE", type->name, sizeof(type->name));
+	copy_value(probe, "LABEL", type->label, sizeof(type->label));
+	copy_value(probe, "UUID", type->uuid, sizeof(type->uuid));
+	copy_value(probe, "USAGE", usage, sizeof(usage));
+	type->holds_files = strcmp(usage, "filesystem") == 0 && strcmp(type->name, "zfs_member") != 0; /* which libblkid calls one, too */
 	copy_value(probe, "PTTYPE", table, sizeof(table));
 	type->has_other_table = table[0] != '\0' && strcmp(table, "dos") != 0 && strcmp(table, "gpt") != 0 &&
 				strcmp(table, "PMBR") != 0;

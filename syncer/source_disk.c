@@ -242,6 +242,19 @@ int source_disk_check_reference(struct store *store, const struct store_referenc
 	return source_view_find_partition(view, reference->partition, &off_bytes, &len_bytes, failure);
 }
 
+static struct disk_partition disk_partition_of(const struct plan_partition *partition)
+{
+	struct disk_partition copy = {.number = partition->number,
+				      .off_bytes = partition->off_bytes,
+				      .len_bytes = partition->len_bytes,
+				      .holds_files = partition->holds_files};
+
+	(void)snprintf(copy.type, sizeof(copy.type), "%s", partition->type);
+	(void)snprintf(copy.label, sizeof(copy.label), "%s", partition->label);
+	(void)snprintf(copy.uuid, sizeof(copy.uuid), "%s", partition->uuid);
+	return copy;
+}
+
 static int list_partitions(struct disk *disk, const struct plan *plan, bool with_whole, struct disk_partition **ret_list,
 			   size_t *ret_count, struct failure *failure)
 {
@@ -252,15 +265,9 @@ static int list_partitions(struct disk *disk, const struct plan *plan, bool with
 
 	if (list == NULL)
 		return fail(failure, -ENOMEM, "%s: out of memory", disk_name(disk));
-	for (unsigned i = 0; i < count; i++) {
-		if (partitions[i].number == 0 && !with_whole)
-			continue; /* a file system without a table around it */
-		list[listed] = (struct disk_partition){.number = partitions[i].number,
-						       .off_bytes = partitions[i].off_bytes,
-						       .len_bytes = partitions[i].len_bytes};
-		(void)snprintf(list[listed].type, sizeof(list[listed].type), "%s", partitions[i].type);
-		listed++;
-	}
+	for (unsigned i = 0; i < count; i++)
+		if (partitions[i].number != 0 || with_whole) /* a file system without a table around it */
+			list[listed++] = disk_partition_of(&partitions[i]);
 	*ret_list = list;
 	*ret_count = listed;
 	return 0;

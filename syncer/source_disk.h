@@ -6,6 +6,7 @@
 #ifndef WHERRY_SYNCER_SOURCE_DISK_H
 #define WHERRY_SYNCER_SOURCE_DISK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,8 @@ struct disk_partition {
 	uint32_t number; /* from 1; 0: the whole disk */
 	uint64_t off_bytes, len_bytes;
 	char type[32]; /* "ext4", "" if unknown */
+	char label[64], uuid[40]; /* as the file system has them: any bytes; "" if it has none, or a longer one */
+	bool holds_files;	  /* a file system, rather than swap, a volume of LVM, … */
 };
 /* In the table's order; none where there is no table that is understood. Caller frees with free(). */
 int source_disk_list_partitions(struct disk *disk, struct disk_partition **ret_list, size_t *ret_count,

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "common/failure.h"
+#include "syncer/source_disk.h"
 
 enum { SOURCE_TYPE_BYTES = 32 };
 
@@ -21,5 +22,9 @@ int source_type_of(int (*read)(void *opaque, void *buffer, size_t len_bytes, uin
 			       struct failure *failure),
 		   void *opaque, uint64_t size_bytes, uint32_t sector_bytes, char ret_type[SOURCE_TYPE_BYTES],
 		   struct failure *failure);
+
+/* The same, with all that is known of a partition besides: `number` is 0, and it begins at 0. */
+int source_describe(int (*read)(void *opaque, void *buffer, size_t len_bytes, uint64_t off_bytes, struct failure *failure), void *opaque,
+		    uint64_t size_bytes, uint32_t sector_bytes, struct disk_partition *ret_partition, struct failure *failure);
 
 #endif
