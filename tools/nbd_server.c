@@ -33,6 +33,7 @@
 #endif
 
 #include "common/cleanup.h"
+#include "tools/programs.h"
 
 #define PLUGIN_FILE "nbdkit-wherry-plugin.so"
 
@@ -40,34 +41,6 @@ enum { THREADS_LEAST = 8, THREADS_MOST = 16 };
 enum { FIRST_LISTEN_FD = 3, ARGUMENTS_MOST = 32, BACKLOG = 64, LOCK_WAIT_MS = 5000, LOCK_STEP_MS = 20 };
 
 /* ---- sockets ---- */
-
-int nbd_runtime_folder(char **ret_path, struct failure *failure)
-{
-	const char *session = getenv("XDG_RUNTIME_DIR");
-	AUTO_FREE char *path = NULL;
-	struct stat status;
-	int length;
-
-	if (geteuid() == 0)
-		length = asprintf(&path, "/run/wherry");
-	else if (session != NULL && *session == '/')
-		length = asprintf(&path, "%s/wherry", session);
-	else
-		length = asprintf(&path, "/tmp/wherry-%u", (unsigned)geteuid());
-	if (length < 0) {
-		path = NULL;
-		return fail(failure, -ENOMEM, "out of memory");
-	}
-	if (mkdir(path, 0700) < 0 && errno != EEXIST)
-		return fail_errno(failure, -errno, "%s: the folder for sockets", path);
-	/* In /tmp somebody else may have been there first. */
-	if (lstat(path, &status) < 0 || !S_ISDIR(status.st_mode) || status.st_uid != geteuid() ||
-	    (status.st_mode & 022) != 0)
-		return fail(failure, -EACCES, "%s: not a folder of ours alone, so no place for sockets; remove it",
-			    path);
-	*ret_path = take_ptr(path);
-	return 0;
-}
 
 static int fill_unix_address(struct sockaddr_un *address, const char *path, struct failure *failure)
 {
@@ -218,25 +191,9 @@ bool nbd_address_is_loopback(const char *address)
  * memory. */
 static char *find_plugin(void)
 {
-	char program[4096];
-	ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
-	char *path = NULL;
+	char *path = programs_find_beside("nbdplugin", PLUGIN_FILE);
 
-	if (length > 0) {
-		program[length] = '\0';
-		for (int up = 0; up < 2; up++) { /* BUILD/bin/wherry */
-			char *slash = strrchr(program, '/');
-
-			if (slash != NULL)
-				*slash = '\0';
-		}
-		if (asprintf(&path, "%s/nbdplugin/" PLUGIN_FILE, program) < 0)
-			return NULL;
-		if (access(path, R_OK) == 0)
-			return path;
-		free(path);
-	}
-	return strdup("wherry");
+	return path != NULL ? path : strdup("wherry");
 }
 
 int nbd_server_check(struct failure *failure)

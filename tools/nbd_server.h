@@ -24,9 +24,6 @@ struct nbd_server {
 	int ready_fd;		       /* a pipe that it writes to when it has its keys and plugin, 10 or above; -1: none */
 };
 
-/* The folder for sockets: /run/wherry, or the like for who isn't root. It is made. Caller frees. */
-int nbd_runtime_folder(char **ret_path, struct failure *failure);
-
 /* Listen. -EADDRINUSE: somebody answers there. -ENAMETOOLONG. */
 int nbd_listen_unix(const char *path, int *ret_fd, struct failure *failure);
 /* Takes the socket away when nobody listens on it any more; not one that another server has made there meanwhile. */

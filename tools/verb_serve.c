@@ -24,6 +24,7 @@
 #include "syncer/source_disk.h"
 #include "tools/nbd_server.h"
 #include "tools/output.h"
+#include "tools/runtime_folder.h"
 
 enum { DEFAULT_PORT = 10809, READY_FD_LEAST = 10, ABORTS_MOST = 5, ABORTS_SECONDS = 10 };
 
@@ -88,7 +89,7 @@ static char *default_socket(const struct command_line *line, struct failure *fai
 	AUTO_FREE char *folder = NULL;
 	char *path = NULL;
 
-	if (nbd_runtime_folder(&folder, failure) < 0)
+	if (runtime_folder(&folder, failure) < 0)
 		return NULL;
 	if (asprintf(&path, "%s/%s.sock", folder, line->argument_count > 0 ? line->arguments[0] : "nbd") < 0) {
 		(void)fail(failure, -ENOMEM, "out of memory");

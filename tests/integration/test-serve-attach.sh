@@ -212,6 +212,6 @@ expect_error "web01: is not attached" wherry detach web01
 
 if [[ ! -e /sys/block/nbd0 ]] && ! modprobe -n -q nbd 2>/dev/null; then
 	say "without the kernel's NBD client"
-	expect_error "this kernel has no NBD client.*wherry serve-nbd web01@1.*nbdfuse" wherry attach web01@1
+	expect_error "this kernel has no NBD client.*wherry mount web01@1 DIR.*wherry fs" wherry attach web01@1
 	expect_error "/dev/nbd0: nothing is attached" wherry detach /dev/nbd0
 fi
