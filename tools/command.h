@@ -65,6 +65,11 @@ enum option_id {
 	OPTION_READ_ONLY,
 	OPTION_CACHE,
 	OPTION_RW,
+	OPTION_VIA,
+	OPTION_OPTIONS,
+	OPTION_FOREGROUND,
+	OPTION_ALLOW_OTHER,
+	OPTION_DISK,
 	OPTION_COUNT,
 };
 
@@ -77,6 +82,9 @@ struct option_kind {
 	const char *help;
 };
 extern const struct option_kind option_kinds[OPTION_COUNT];
+
+/* The ways to a file system in a disk or image, in the order of their speed. */
+enum mount_via { VIA_BEST, VIA_NBD, VIA_LOOP, VIA_FILES };
 
 enum progress_mode { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_LINES, PROGRESS_JSON, PROGRESS_NONE };
 
@@ -117,7 +125,13 @@ struct options {
 	bool scratch;
 	bool read_only;
 	uint64_t cache_bytes; /* 0: the default */
-	bool write_mirror;
+	bool write_mirror; /* --rw mirror */
+	bool write;	   /* --rw, of `mount` */
+	enum mount_via via;
+	const char *mount_options; /* as -o of mount(8) and of FUSE has them */
+	bool foreground;
+	bool allow_other;
+	const char *disk;
 };
 
 /* ---- verbs ---- */
@@ -128,10 +142,13 @@ enum argument_kind {
 	ARGUMENT_NEW_DISK, /* the name of one that isn't there yet */
 	ARGUMENT_IMAGE,	    /* DISK@N or DISK@latest, all of it */
 	ARGUMENT_REFERENCE, /* any reference */
+	ARGUMENT_FILES,	    /* the same, or one with /VG/LV behind it, for a logical volume */
 	ARGUMENT_TARGET,    /* file, device, or "-" */
 	ARGUMENT_SIZE,
 	ARGUMENT_DEVICE,     /* /dev/nbdN */
 	ARGUMENT_ATTACHED,   /* the same, or what is attached */
+	ARGUMENT_DIRECTORY,  /* to mount on */
+	ARGUMENT_MOUNTED,    /* on which `mount` has mounted something */
 	ARGUMENT_VERB,
 };
 
@@ -150,6 +167,7 @@ struct verb_option {
 	const char *also; /* a word that it takes here besides what it usually takes: "default" for --level, "all" for
 			     --keep */
 	const char *help; /* instead of the usual one; NULL: that */
+	bool is_flag;	  /* takes no value here, and does elsewhere: --rw */
 };
 
 struct verb_example {
@@ -157,7 +175,7 @@ struct verb_example {
 	const char *what;
 };
 
-enum { VERB_ARGUMENTS_MOST = 2, VERB_OPTIONS_MOST = 16, VERB_EXAMPLES_MOST = 6 };
+enum { VERB_ARGUMENTS_MOST = 2, VERB_OPTIONS_MOST = 16, VERB_EXAMPLES_MOST = 7 };
 
 struct command_line;
 
@@ -194,6 +212,9 @@ extern const struct verb verb_export;
 extern const struct verb verb_serve_nbd;
 extern const struct verb verb_attach;
 extern const struct verb verb_detach;
+extern const struct verb verb_fs;
+extern const struct verb verb_mount;
+extern const struct verb verb_umount;
 extern const struct verb verb_verify;
 extern const struct verb verb_check;
 extern const struct verb verb_df;
@@ -207,6 +228,8 @@ extern const struct verb *const verbs[];
 const struct verb *verb_find(const char *name);					      /* NULL: there is none */
 bool verb_takes_option(const struct verb *verb, enum option_id id);		      /* also one that all have */
 const struct verb_option *verb_option_of(const struct verb *verb, enum option_id id); /* NULL: not one of its own */
+/* What the help calls the option's value; NULL: it takes none, or not here. `verb` NULL: as it is usually. */
+const char *verb_option_argument(const struct verb *verb, enum option_id id);
 
 /* ---- what was typed ---- */
 
@@ -226,6 +249,12 @@ void command_line_free(struct command_line *line);
 
 /* DISK@N and the like, which command_line_parse() has checked. */
 void command_line_reference(const struct command_line *line, size_t argument, struct store_reference *ret_reference);
+
+/*
+ * What ARGUMENT_FILES is: a reference, or one of a whole disk or image with "/VG/LV" behind it. *ret_volume is "VG/LV", which the caller frees, or NULL;
+ * `ret_volume` itself may be NULL.
+ */
+int command_line_files(const char *text, struct store_reference *ret_reference, char **ret_volume, struct failure *failure);
 
 /* Opens the store that the options name. */
 int command_line_open_store(const struct command_line *line, bool read_only, struct store **ret_store,

@@ -47,15 +47,19 @@ static void print_paragraphs(const char *text)
 	print_wrapped(text, INDENT_COLUMNS, INDENT_COLUMNS);
 }
 
-static void print_option(enum option_id id, const char *also, const char *help)
+/* `verb` NULL: what it is usually. */
+static void print_option(const struct verb *verb, enum option_id id, const char *help)
 {
 	const struct option_kind *kind = &option_kinds[id];
+	const struct verb_option *own = verb == NULL ? NULL : verb_option_of(verb, id);
+	const char *argument = verb_option_argument(verb, id);
+	const char *also = own == NULL ? NULL : own->also;
 	char name[64];
 	size_t column;
 
 	(void)snprintf(name, sizeof(name), "%c%c%s--%s%s%s%s%s", kind->letter == 0 ? ' ' : '-',
 		       kind->letter == 0 ? ' ' : kind->letter, kind->letter == 0 ? "  " : ", ", kind->name,
-		       kind->argument == NULL ? "" : " ", kind->argument == NULL ? "" : kind->argument,
+		       argument == NULL ? "" : " ", argument == NULL ? "" : argument,
 		       also == NULL ? "" : "|", also == NULL ? "" : also);
 	(void)printf("%*s%-*s", INDENT_COLUMNS, "", OPTION_COLUMNS, name);
 	column = INDENT_COLUMNS + OPTION_COLUMNS;
@@ -90,10 +94,10 @@ void help_print_verb(const struct verb *verb)
 	print_paragraphs(verb->description);
 	(void)printf("\nOPTIONS\n");
 	for (unsigned int i = 0; i < verb->option_count; i++)
-		print_option(verb->options[i].id, verb->options[i].also, verb->options[i].help);
+		print_option(verb, verb->options[i].id, verb->options[i].help);
 	for (int id = 0; id < OPTION_COUNT; id++)
 		if (verb_takes_option(verb, (enum option_id)id) && verb_option_of(verb, (enum option_id)id) == NULL)
-			print_option((enum option_id)id, NULL, NULL);
+			print_option(verb, (enum option_id)id, NULL);
 	if (verb->appendix != NULL)
 		(void)printf("\n%s", verb->appendix);
 	(void)printf("\nEXAMPLES\n");
@@ -154,10 +158,10 @@ void help_print_overview(bool to_stderr)
 	print_verb_list(stdout);
 	(void)printf("\n%*s'wherry VERB --help' or 'wherry help VERB' says more about each.\n\nOPTIONS\n",
 		     INDENT_COLUMNS, "");
-	print_option(OPTION_STORE, NULL, NULL);
-	print_option(OPTION_JSON, NULL, NULL);
-	print_option(OPTION_HELP, NULL, "this text, or that of a verb");
-	print_option(OPTION_VERSION, NULL, NULL);
+	print_option(NULL, OPTION_STORE, NULL);
+	print_option(NULL, OPTION_JSON, NULL);
+	print_option(NULL, OPTION_HELP, "this text, or that of a verb");
+	print_option(NULL, OPTION_VERSION, NULL);
 	(void)printf("\nEXIT STATUS\n"
 		     "    0    done\n"
 		     "    1    failed; a line on standard error says what, why, and what to do\n"
@@ -175,9 +179,10 @@ static void print_option_entry(const struct verb *verb, enum option_id id)
 	const struct option_kind *kind = &option_kinds[id];
 	const struct verb_option *own = verb == NULL ? NULL : verb_option_of(verb, id);
 	const char *also = own == NULL ? NULL : own->also;
+	const char *argument = verb_option_argument(verb, id);
 
-	(void)printf("--%s\t%s\t%s%s%s\n", kind->name, kind->argument == NULL ? "" : kind->argument,
-		     kind->completion == NULL ? "" : kind->completion, also == NULL ? "" : " ",
+	(void)printf("--%s\t%s\t%s%s%s\n", kind->name, argument == NULL ? "" : argument,
+		     kind->completion == NULL || (argument == NULL && kind->argument != NULL) ? "" : kind->completion, also == NULL ? "" : " ",
 		     also == NULL ? "" : also);
 }
 
@@ -195,6 +200,7 @@ static void print_arguments_list(const struct verb *verb)
 		[ARGUMENT_REFERENCE] = "reference", [ARGUMENT_TARGET] = "target", [ARGUMENT_VERB] = "verb",
 		[ARGUMENT_NEW_DISK] = "name",	    [ARGUMENT_SIZE] = "size",
 		[ARGUMENT_DEVICE] = "device",	    [ARGUMENT_ATTACHED] = "attached",
+		[ARGUMENT_FILES] = "reference",	    [ARGUMENT_DIRECTORY] = "directory", [ARGUMENT_MOUNTED] = "mounted",
 	};
 
 	for (unsigned int i = 0; i < verb->argument_count; i++)

@@ -12,6 +12,10 @@
  * script ambiguous), so names are compared once more, whole. And it stops at
  * the first word when POSIXLY_CORRECT is set; the "-" in the list of letters
  * makes it hand over words as they come instead.
+ *
+ * One name is an exception: --rw takes a value with some verbs (--rw mirror) and none with others. getopt_long() is told
+ * that the value is optional, which leaves one that is a word of its own to us: it is the next word, unless the verb is known
+ * and wants none, or that word is the verb.
  */
 #include "tools/command.h"
 
@@ -90,6 +94,12 @@ const struct option_kind option_kinds[OPTION_COUNT] = {
 	[OPTION_CACHE] = {"cache", 0, "SIZE", "64M 128M 256M 512M 1G", "memory for decompressed content (128M)"},
 	[OPTION_RW] = {"rw", 0, "mirror", "mirror",
 		       "mirror: a disk that rounds write to can be written to by others, too; the next round compares all of it"},
+	[OPTION_VIA] = {"via", 0, "HOW", "nbd loop files",
+			"nbd, loop or files: this way, instead of the first of them that works; see above"},
+	[OPTION_OPTIONS] = {"options", 'o', "LIST", NULL, "options for the mount, parted by commas, as mount(8) takes them"},
+	[OPTION_FOREGROUND] = {"foreground", 'f', NULL, NULL, "stay, and end when it is unmounted or by a signal, for systemd and the like"},
+	[OPTION_ALLOW_OTHER] = {"allow-other", 0, NULL, NULL, "other users may look into it, too, as far as its modes let them"},
+	[OPTION_DISK] = {"disk", 0, "DISK", "disk", "show this disk only"},
 };
 
 enum { LONG_OPTION_BASE = 256 }; /* getopt_long()'s value of option id N is this + N: no letter's code */
@@ -97,9 +107,11 @@ enum { LONG_OPTION_BASE = 256 }; /* getopt_long()'s value of option id N is this
 /* What was typed, not looked at yet. Values are those of the last time an option was given. */
 struct raw_line {
 	const char *values[OPTION_COUNT]; /* "" for options without an argument; NULL: not given */
+	const char *by_letter[OPTION_COUNT]; /* the word that was typed, if it was a letter: "-odd.img" may be meant as a file */
 	const char **words;		  /* owned; the verb first */
 	size_t word_count;
 	const char *unknown; /* the first thing that looks like an option and is none: the word as it was typed */
+	enum option_id awaiting;    /* an option whose value may be the next word; OPTION_COUNT: none */
 	enum option_id missing;	    /* an option at the end that wants an argument; OPTION_COUNT: none */
 	enum option_id superfluous; /* an option that has an argument and takes none; OPTION_COUNT: none */
 };
@@ -111,6 +123,17 @@ static enum option_id option_by_letter(int letter)
 	while (id < OPTION_COUNT && option_kinds[id].letter != letter)
 		id++;
 	return (enum option_id)id;
+}
+
+static bool is_flag_somewhere(enum option_id id)
+{
+	for (size_t i = 0; verbs[i] != NULL; i++) {
+		const struct verb_option *own = verb_option_of(verbs[i], id);
+
+		if (own != NULL && own->is_flag)
+			return true;
+	}
+	return false;
 }
 
 /* getopt_long()'s tables. `ret_letters` has room for the two signs in front, two bytes an option, and the end. */
@@ -126,6 +149,8 @@ static void make_getopt_tables(struct option ret_options[OPTION_COUNT + 1], char
 		ret_options[id] = (struct option){.name = option_kinds[id].name,
 						  .has_arg = takes_argument ? required_argument : no_argument,
 						  .val = LONG_OPTION_BASE + id};
+		if (is_flag_somewhere((enum option_id)id))
+			ret_options[id].has_arg = optional_argument;
 		if (option_kinds[id].letter == 0)
 			continue;
 		*letter++ = option_kinds[id].letter;
@@ -191,7 +216,31 @@ static void take_option(struct raw_line *raw, char *const *argv, int value)
 			return;
 		}
 	}
-	raw->values[id] = takes_argument ? optarg : "";
+	if (value < LONG_OPTION_BASE && takes_argument)
+		raw->by_letter[id] = argv[optind - (optarg == argv[optind - 1] ? 2 : 1)];
+	else if (value < LONG_OPTION_BASE)
+		raw->by_letter[id] = word_of_letter(argv, value);
+	raw->values[id] = optarg != NULL && takes_argument ? optarg : "";
+	if (takes_argument && optarg == NULL)
+		raw->awaiting = id;
+}
+
+/* The verb that the words so far begin with, or NULL. */
+static const struct verb *verb_so_far(const struct raw_line *raw)
+{
+	return raw->word_count == 0 ? NULL : verb_find(raw->words[0]);
+}
+
+static void take_word(struct raw_line *raw, const char *word)
+{
+	const struct verb *verb = verb_so_far(raw);
+	enum option_id id = raw->awaiting;
+
+	raw->awaiting = OPTION_COUNT;
+	if (id != OPTION_COUNT && (verb != NULL ? verb_option_argument(verb, id) != NULL : verb_find(word) == NULL))
+		raw->values[id] = word;
+	else
+		raw->words[raw->word_count++] = word;
 }
 
 static int read_raw_line(int argc, char **argv, struct raw_line *raw, struct failure *failure)
@@ -200,16 +249,19 @@ static int read_raw_line(int argc, char **argv, struct raw_line *raw, struct fai
 	char letters[2 * OPTION_COUNT + 3];
 	int value;
 
-	*raw = (struct raw_line){.missing = OPTION_COUNT, .superfluous = OPTION_COUNT};
+	*raw = (struct raw_line){.awaiting = OPTION_COUNT, .missing = OPTION_COUNT, .superfluous = OPTION_COUNT};
 	raw->words = calloc((size_t)argc + 1, sizeof(*raw->words));
 	if (raw->words == NULL)
 		return fail(failure, -ENOMEM, "command line: out of memory");
 	make_getopt_tables(long_options, letters);
 	optind = 0; /* glibc: start over, and look at the letters' signs again */
 	while ((value = getopt_long(argc, argv, letters, long_options, NULL)) != -1) {
-		if (value == 1)
-			raw->words[raw->word_count++] = optarg;
-		else if (value == '?' || value == ':')
+		if (value == 1) {
+			take_word(raw, optarg);
+			continue;
+		}
+		raw->awaiting = OPTION_COUNT;
+		if (value == '?' || value == ':')
 			take_complaint(raw, argv, value);
 		else
 			take_option(raw, argv, value);
@@ -268,7 +320,7 @@ static const char *verb_of_other_programs(const char *word)
 		{"keep", "retain"},   {"history", "rounds"},
 		{"clean", "gc"},      {"cleanup", "gc"},     {"compact", "gc"},     {"vacuum", "gc"},
 		{"serve", "serve-nbd"}, {"nbd", "serve-nbd"}, {"connect", "attach"}, {"disconnect", "detach"},
-		{"mount", "attach"},  {"umount", "detach"},  {"unmount", "detach"}, {"status", "disks"},
+		{"fuse", "fs"},	      {"wherryfs", "fs"},    {"unmount", "umount"}, {"status", "disks"},
 		{"info", "images"},   {"add", "create"},     {"new", "create"},     {"scrub", "check"},
 		{"fsck", "check"},    {"repair", "check"},   {"version", "--version"},
 	};
@@ -297,6 +349,18 @@ static int fail_unknown_verb(struct failure *failure, const char *typed)
 	return fail_usage(failure, NULL, "%s: no such verb", typed);
 }
 
+/* Of an option that takes a value with some verbs only. */
+static int check_own_value(const struct raw_line *raw, const struct verb *verb, enum option_id id, struct failure *failure)
+{
+	const char *argument = verb_option_argument(verb, id);
+
+	if (argument != NULL && raw->values[id][0] == '\0')
+		return fail_usage(failure, verb, "--%s: %s is missing", option_kinds[id].name, argument);
+	if (argument == NULL && raw->values[id][0] != '\0')
+		return fail_usage(failure, verb, "--%s: takes no value", option_kinds[id].name);
+	return 0;
+}
+
 static int check_raw_line(const struct raw_line *raw, const struct verb *verb, struct failure *failure)
 {
 	if (raw->unknown != NULL)
@@ -313,9 +377,13 @@ static int check_raw_line(const struct raw_line *raw, const struct verb *verb, s
 
 		if (raw->values[id] == NULL || is_anybodys)
 			continue;
+		if (verb != NULL && !verb_takes_option(verb, (enum option_id)id) && raw->by_letter[id] != NULL)
+			return fail_unknown_option(failure, verb, raw->by_letter[id]);
 		if (verb != NULL && !verb_takes_option(verb, (enum option_id)id))
 			return fail_usage(failure, verb, "--%s: not an option of '%s'", option_kinds[id].name,
 					  verb->name);
+		if (is_flag_somewhere((enum option_id)id) && check_own_value(raw, verb, (enum option_id)id, failure) < 0)
+			return -EINVAL;
 	}
 	return 0;
 }
@@ -456,6 +524,8 @@ static const char **text_option(struct options *options, enum option_id id)
 		return &options->tls_certificates;
 	case OPTION_TLS_PSK:
 		return &options->tls_psk;
+	case OPTION_OPTIONS:
+		return &options->mount_options;
 	default:
 		assert(id == OPTION_DIRTY_BITMAP);
 		return &options->dirty_bitmap;
@@ -488,12 +558,15 @@ static int read_value(const struct verb *verb, enum option_id id, const char *te
 		return 0;
 	case OPTION_PROGRESS:
 	case OPTION_ON_READ_ERROR:
+	case OPTION_VIA:
 		word = find_word(option_kinds[id].completion, text);
 		if (word < 0)
 			return fail_usage(failure, verb, "--%s: '%s' is not one of: %s", option_kinds[id].name, text,
 					  option_kinds[id].completion);
 		if (id == OPTION_PROGRESS)
 			options->progress = (enum progress_mode)(PROGRESS_BAR + word);
+		else if (id == OPTION_VIA)
+			options->via = (enum mount_via)(VIA_NBD + word);
 		else
 			options->on_read_error = word == 0 ? READ_ERROR_FAIL : READ_ERROR_ZERO;
 		return 0;
@@ -501,7 +574,13 @@ static int read_value(const struct verb *verb, enum option_id id, const char *te
 		return read_port(verb, text, options, failure);
 	case OPTION_CACHE:
 		return read_cache(verb, text, options, failure);
+	case OPTION_DISK:
+		options->disk = text;
+		return store_check_name(text, failure);
 	case OPTION_RW:
+		options->write = verb_option_argument(verb, id) == NULL;
+		if (options->write)
+			return 0;
 		options->write_mirror = strcmp(text, "mirror") == 0;
 		return options->write_mirror ? 0 : fail_usage(failure, verb, "--rw: '%s' is not mirror", text);
 	default:
@@ -535,6 +614,8 @@ static int read_options(const struct raw_line *raw, const struct verb *verb, str
 		.insecure = raw->values[OPTION_INSECURE] != NULL,
 		.scratch = raw->values[OPTION_SCRATCH] != NULL,
 		.read_only = raw->values[OPTION_READ_ONLY] != NULL,
+		.foreground = raw->values[OPTION_FOREGROUND] != NULL,
+		.allow_other = raw->values[OPTION_ALLOW_OTHER] != NULL,
 	};
 	for (int id = 0; id < OPTION_COUNT && result == 0; id++)
 		if (raw->values[id] != NULL && option_kinds[id].argument != NULL)
@@ -579,6 +660,8 @@ static int check_argument(const struct verb *verb, const struct verb_argument *a
 					  argument->name);
 		__attribute__((fallthrough));
 	case ARGUMENT_TARGET:
+	case ARGUMENT_DIRECTORY:
+	case ARGUMENT_MOUNTED:
 		return *text != '\0' ? 0 : fail_usage(failure, verb, "%s: empty", argument->name);
 	case ARGUMENT_DISK:
 	case ARGUMENT_NEW_DISK:
@@ -587,6 +670,8 @@ static int check_argument(const struct verb *verb, const struct verb_argument *a
 		return store_check_name(text, failure);
 	case ARGUMENT_REFERENCE:
 		return store_parse_reference(text, &reference, failure);
+	case ARGUMENT_FILES:
+		return command_line_files(text, &reference, NULL, failure);
 	case ARGUMENT_IMAGE:
 		if (store_parse_reference(text, &reference, failure) != 0)
 			return -EINVAL;
@@ -682,6 +767,26 @@ void command_line_reference(const struct command_line *line, size_t argument, st
 
 	assert(result == 0); /* checked by command_line_parse() */
 	(void)result;
+}
+
+int command_line_files(const char *text, struct store_reference *ret_reference, char **ret_volume, struct failure *failure)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+_.-";
+	const char *volume = strchr(text, '/');
+	const char *slash = volume == NULL ? NULL : strchr(++volume, '/');
+	AUTO_FREE char *disk = slash == NULL ? strdup(text) : strndup(text, (size_t)(volume - 1 - text));
+	int error = disk == NULL ? fail(failure, -ENOMEM, "command line: out of memory") : store_parse_reference(disk, ret_reference, failure);
+
+	if (error < 0)
+		return error;
+	if (slash != NULL && (slash == volume || slash[1] == '\0' || volume + strspn(volume, letters) != slash ||
+			      slash[1 + strspn(slash + 1, letters)] != '\0'))
+		return fail(failure, -EINVAL, "%s: neither a partition, as in %s/2, nor a logical volume, as in %s/VG/LV", text, disk, disk);
+	if (ret_volume != NULL && slash != NULL) {
+		*ret_volume = strdup(volume);
+		return *ret_volume == NULL ? fail(failure, -ENOMEM, "command line: out of memory") : 0;
+	}
+	return 0;
 }
 
 char *command_line_doing(const struct command_line *line)

@@ -25,6 +25,7 @@
 #include "syncer/verify.h"
 
 struct options;
+struct mount_record;
 
 __attribute__((noreturn)) void output_out_of_memory(void);
 
@@ -67,6 +68,10 @@ void output_json_gc(bool dry_run, const struct store_clean_report *report);
 void output_json_export(const struct store_reference *reference, uint32_t image, const char *target,
 			const struct export_report *report);
 
+void output_json_mounts(const struct mount_record *list, size_t count);
+/* One that has just been made. */
+void output_json_mount(const struct mount_record *record, const char *type, const char *label, bool is_replayed);
+
 /* ---- for people ---- */
 
 /* `text` with '?' for what can't be printed. */
@@ -87,6 +92,8 @@ void output_text_gc(bool dry_run, const struct store_clean_report *report);
 void output_text_export(FILE *to, const char *reference, const char *target, const struct export_report *report);
 /* A map of what could not be read: "OFFSET LENGTH", one line a range. */
 void output_text_holes(FILE *to, const struct export_report *report);
+
+void output_text_mounts(const struct mount_record *list, size_t count);
 
 /* One line with what rounds of this disk do unless they are told otherwise. */
 void output_text_policy(const struct store_disk *disk);

@@ -16,6 +16,7 @@
 #include "tools/command.h"
 #include "common/utf8.h"
 #include "store/image_json.h"
+#include "tools/mount_ways.h"
 
 void output_out_of_memory(void)
 {
@@ -446,5 +447,43 @@ void output_json_export(const struct store_reference *reference, uint32_t image,
 	json_put(document, "elapsed_seconds", json_seconds(seconds));
 	json_put(document, "bytes_per_second", json_speed(seconds > 0 ? (double)report->size_bytes / seconds : 0));
 	json_put(document, "holes", json_ranges(report->holes, report->hole_count));
+	json_print(document);
+}
+
+static json_t *json_mount(const struct mount_record *record)
+{
+	json_t *object = json_new_object();
+
+	json_put(object, "reference", json_text(record->reference));
+	json_put(object, "directory", json_text(record->directory));
+	json_put(object, "via", json_text(mount_via_name(record->via)));
+	json_put(object, "read_only", json_boolean(record->read_only));
+	json_put(object, "since", json_time(record->since));
+	json_put(object, "scratch", json_boolean(record->scratch));
+	json_put(object, "store", json_text(record->store));
+	json_put(object, "device", json_text(record->device));
+	return object;
+}
+
+void output_json_mounts(const struct mount_record *list, size_t count)
+{
+	json_t *array = json_new_array();
+
+	for (size_t i = 0; i < count; i++) {
+		json_t *object = json_mount(&list[i]);
+
+		json_put(object, "alive", json_boolean(!mount_is_dead(&list[i])));
+		json_add(array, object);
+	}
+	print_listing("mounts", array);
+}
+
+void output_json_mount(const struct mount_record *record, const char *type, const char *label, bool is_replayed)
+{
+	json_t *document = json_mount(record);
+
+	json_put(document, "type", json_text(type));
+	json_put(document, "label", *label == '\0' ? json_null() : json_text(label));
+	json_put(document, "journal_replayed", json_boolean(is_replayed));
 	json_print(document);
 }

@@ -15,6 +15,7 @@
 #include "common/units.h"
 #include "store/record.h"
 #include "tools/command.h"
+#include "tools/mount_ways.h"
 #include "tools/text.h"
 
 /* ---- tables ---- */
@@ -634,4 +635,25 @@ void output_text_export(FILE *to, const char *reference, const char *target, con
 	if (report->target_bytes > report->size_bytes)
 		(void)fprintf(to, "; the target is larger, %s", units_format_size(report->target_bytes, size));
 	(void)fputc('\n', to);
+}
+
+void output_text_mounts(const struct mount_record *list, size_t count)
+{
+	AUTO(table_release)
+	struct table table = {
+		.columns = 6,
+		.titles = {"REFERENCE", "VIA", "FOR", "SINCE", "STATE", "DIRECTORY"},
+	};
+
+	for (size_t i = 0; i < count; i++) {
+		const struct mount_record *record = &list[i];
+
+		table_add(&table, "%s", record->reference);
+		table_add(&table, "%s", mount_via_name(record->via));
+		table_add(&table, "%s", record->read_only ? "reading" : record->scratch ? "scratch" : "writing");
+		table_add_time(&table, record->since);
+		table_add(&table, "%s", mount_is_dead(record) ? "dead" : "ok");
+		table_add(&table, "%s", record->directory);
+	}
+	table_print(&table);
 }

@@ -10,6 +10,7 @@
 const struct verb *const verbs[] = {
 	&verb_init,   &verb_sync,   &verb_set,	  &verb_disks,	   &verb_images, &verb_rounds, &verb_image,  &verb_create, &verb_clone,
 	&verb_delete, &verb_remove, &verb_retain, &verb_pin,	   &verb_unpin,	 &verb_export, &verb_serve_nbd, &verb_attach, &verb_detach,
+	&verb_fs,     &verb_mount,  &verb_umount,
 	&verb_verify, &verb_check,  &verb_df,
 	&verb_gc,     &verb_rebuild, &verb_help, NULL,
 };
@@ -28,6 +29,13 @@ const struct verb_option *verb_option_of(const struct verb *verb, enum option_id
 		if (verb->options[i].id == id)
 			return &verb->options[i];
 	return NULL;
+}
+
+const char *verb_option_argument(const struct verb *verb, enum option_id id)
+{
+	const struct verb_option *own = verb == NULL ? NULL : verb_option_of(verb, id);
+
+	return own != NULL && own->is_flag ? NULL : option_kinds[id].argument;
 }
 
 bool verb_takes_option(const struct verb *verb, enum option_id id)

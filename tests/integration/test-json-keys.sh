@@ -211,6 +211,26 @@ check_object . "segment_bytes:int live_bytes:int dead_bytes:int catalog_bytes:in
 check_object '.disks[]' "name:text size_bytes:int images:int unique_bytes:int"
 expect_equal "web01 2 web02 1" "$(json_get '[.disks[] | .name, .images] | join(" ")')"
 
+if [[ -e /dev/fuse ]] && ((EUID == 0)); then
+	say "fs, mount, umount"
+	. "$WHERRY_SOURCE/tests/integration/mounts.sh"
+	mount_keys="reference:text directory:text via:text read_only:bool since:time scratch:bool store:text device:text?"
+	mkdir mnt
+	document fs mnt
+	check_object . "store:text directory:text"
+	document umount mnt
+	check_object . "directory:text reference:text?"
+	expect_equal null "$(json_get .reference)"
+	document mount web01@3 mnt --via files
+	check_object . "$mount_keys type:text label:text? journal_replayed:bool"
+	document mount
+	check_object '.mounts[] | select(.directory | endswith("/mnt"))' "$mount_keys alive:bool"
+	document umount mnt
+	check_object . "directory:text reference:text?"
+	expect_equal web01@3 "$(json_get .reference)"
+	nothing_left
+fi
+
 say "what failed prints no document"
 expect_error 'web01@77' wherry images web01@77 --json
 expect_error 'web01@77' wherry export web01@77 exported --json

@@ -168,7 +168,7 @@ refused 2 "-nx: no such option" wherry delete -nx web01@1
 refused 2 "-xn: no such option" wherry delete -xn web01@1
 refused 2 "-odd.img: no such option; if it is the name of a file, write ./-odd.img; try 'wherry sync --help'" wherry sync -odd.img web01
 refused 2 "version: no such verb; did you mean '--version'" wherry version
-refused 2 "mount: no such verb; did you mean 'attach'" wherry mount web01@1 mnt
+refused 2 "unmount: no such verb; did you mean 'umount'" wherry unmount mnt
 refused 2 "lim: no such option" wherry sync source web01 --lim 3M
 refused 2 "dry-run: not an option of 'sync'" wherry sync source web01 --dry-run
 refused 2 "keep: not an option of 'images'" wherry --keep 3 images

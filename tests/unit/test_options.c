@@ -181,6 +181,13 @@ static void wrong_lines_are_refused_with_a_hint(void **state)
 		{"sync a b --level default", "0 to 10"},
 		{"sync a b --level +3", "0 to 10"},
 		{"sync a b --limit 10Q", "10Q"},
+		{"sync -odd.img b", "write ./-odd.img"},
+		{"sync a b -o x", "-o: no such option"},
+		{"sync a b -on-read-error zero", "did you mean '--on-read-error'"},
+		{"sync a b -f", "-f: no such option"},
+		{"mount web01@1 /mnt --via best", "nbd loop files"},
+		{"mount web01@1 /mnt -o", "LIST is missing"},
+		{"umount", "DIR is missing"},
 		{"sync a b --progress fast", "bar lines json none"},
 		{"sync a b --progress ba", "bar lines json none"},
 		{"sync a b --on-read-error skip", "fail zero"},
@@ -208,6 +215,73 @@ static void wrong_lines_are_refused_with_a_hint(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 		expect_bad(cases[i].text, cases[i].part);
+}
+
+/* --rw takes a word with attach and serve-nbd, and none with mount; a disk may well be called "mirror". */
+static void rw_takes_a_value_where_it_has_one(void **state)
+{
+	static const char *const with[] = {"attach web01 --rw mirror", "--rw mirror attach web01", "attach --rw=mirror web01",
+					   "attach --rw mirror web01"};
+	static const char *const without[] = {"mount mirror /mnt --rw", "mount --rw mirror /mnt", "--rw mount mirror /mnt",
+					      "mount mirror --rw /mnt"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(with) / sizeof(with[0]); i++) {
+		AUTO(command_line_free) struct command_line line = {.verb = NULL};
+
+		expect_good(with[i], &line);
+		assert_ptr_equal(line.verb, &verb_attach);
+		assert_int_equal(line.argument_count, 1);
+		assert_string_equal(line.arguments[0], "web01");
+		assert_true(line.options.write_mirror && !line.options.write);
+	}
+	for (size_t i = 0; i < sizeof(without) / sizeof(without[0]); i++) {
+		AUTO(command_line_free) struct command_line line = {.verb = NULL};
+
+		expect_good(without[i], &line);
+		assert_ptr_equal(line.verb, &verb_mount);
+		assert_int_equal(line.argument_count, 2);
+		assert_string_equal(line.arguments[0], "mirror");
+		assert_string_equal(line.arguments[1], "/mnt");
+		assert_true(line.options.write && !line.options.write_mirror);
+	}
+	expect_bad("mount --rw=mirror web01 /mnt", "takes no value");
+	expect_bad("attach web01 --rw", "mirror is missing");
+	expect_bad("attach web01 --rw --json", "mirror is missing");
+	expect_bad("attach web01 --rw other", "'other' is not mirror");
+	expect_bad("--rw other attach web01", "'other' is not mirror");
+	expect_bad("sync a b --rw mirror", "not an option of 'sync'");
+	expect_bad("--rw", "mirror is missing");
+}
+
+static void files_may_be_in_a_logical_volume(void **state)
+{
+	static const struct {
+		const char *text, *volume;
+		uint32_t partition;
+	} good[] = {{"web01@3", NULL, 0}, {"web01/2", NULL, 2}, {"web01@3/vg0/root", "vg0/root", 0}, {"web01@latest/2/a-b+c_.d", "2/a-b+c_.d", 0}};
+	static const char *const bad[] = {"web01@3/", "web01@3/vg/", "web01@3//lv", "web01@3/vg/lv/x", "web01@3/vg/l v", "web01@3/v:g/lv", "Web/vg/lv"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		AUTO_FREE char *volume = NULL;
+		struct store_reference reference;
+
+		assert_int_equal(command_line_files(good[i].text, &reference, &volume, NULL), 0);
+		assert_string_equal(reference.disk, "web01");
+		assert_int_equal(reference.partition, good[i].partition);
+		if (good[i].volume == NULL)
+			assert_null(volume);
+		else
+			assert_string_equal(volume, good[i].volume);
+	}
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		char *volume = NULL;
+		struct store_reference reference;
+
+		assert_int_equal(command_line_files(bad[i], &reference, &volume, NULL), -EINVAL);
+		assert_null(volume);
+	}
 }
 
 static void bad_names_are_wrong_usage(void **state)
@@ -470,6 +544,8 @@ int main(void)
 		cmocka_unit_test(what_is_not_given_is_not_set),
 		cmocka_unit_test(values_are_read),
 		cmocka_unit_test(wrong_lines_are_refused_with_a_hint),
+		cmocka_unit_test(rw_takes_a_value_where_it_has_one),
+		cmocka_unit_test(files_may_be_in_a_logical_volume),
 		cmocka_unit_test(bad_names_are_wrong_usage),
 		cmocka_unit_test(who_asks_for_help_gets_it),
 		cmocka_unit_test(labels_are_lines_of_text),
