@@ -173,6 +173,33 @@ make_init() {
 		wherry detach small
 		ok mirror
 
+		# mount takes this way by itself, and undoes all of it
+		wherry mount small@1 /mnt >/tmp/out
+		grep -q "small@1/1 (ext4) is mounted on /mnt, read-only, by the kernel's NBD client (/dev/nbd0)" /tmp/out
+		test -d /mnt/lost+found
+		touch /mnt/new 2>/dev/null && end "wrote to what is mounted read-only"
+		wherry detach /dev/nbd0 2>/tmp/error && end "detached what mount has mounted"
+		wherry umount /mnt
+		test "$(cat /sys/block/nbd0/size)" = 0
+		wherry mount small@1 /mnt --scratch >/tmp/out
+		echo hello >/mnt/new
+		wherry umount /mnt
+		wherry clone small@1 copy >/dev/null
+		wherry mount copy /mnt --rw >/tmp/out
+		test ! -e /mnt/new
+		echo hello >/mnt/new
+		wherry umount /mnt
+		wherry mount copy /mnt >/tmp/out
+		test "$(cat /mnt/new)" = hello
+		kill -9 "$(sed -n 3p /run/wherry/nbd0)"
+		wherry umount /mnt
+		test "$(cat /sys/block/nbd0/size)" = 0
+		wherry mount small@1 /mnt >/tmp/out
+		umount /mnt
+		test "$(wherry mount | wc -l)" = 1
+		test "$(cat /sys/block/nbd0/size)" = 0
+		ok mounted
+
 		wherry attach small@7 2>/tmp/error && end "attached what is not there"
 		grep -q 'small@7: there is none' /tmp/error
 		ok unknown
@@ -223,7 +250,7 @@ timeout 300 qemu-system-x86_64 -machine accel=tcg -m 512 -nographic -no-reboot -
 	-append "console=ttyS0 panic=-1 quiet" -netdev user,id=net -device virtio-net-pci,netdev=net,romfile= >console 2>&1 </dev/null ||
 	die "the machine: $(tail -n 20 console)"
 tr -d '\r' <console >console.txt
-for step in network attached refused scratch detached both odd live mirror unknown tidy written; do
+for step in network attached refused scratch detached both odd live mirror mounted unknown tidy written; do
 	grep -q "STEP $step" console.txt || { tail -n 40 console.txt >&2 && die "the machine did not get to '$step'"; }
 done
 grep -q "^END well" console.txt
