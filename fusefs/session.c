@@ -177,17 +177,27 @@ static int make_arguments(const struct fs_options *options, struct fuse_args *re
 	return is_made ? 0 : fail(failure, -ENOMEM, "mounting: out of memory");
 }
 
+/* It says a line in pieces. */
 __attribute__((format(printf, 2, 0))) static void log_of_fuse(enum fuse_log_level level, const char *format,
 							      va_list values)
 {
-	AUTO_FREE char *text = NULL;
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static char line[FAILURE_MESSAGE_BYTES];
+	size_t used_bytes;
+	char *newline;
 
-	if (level > FUSE_LOG_WARNING || vasprintf(&text, format, values) < 0) {
-		text = NULL;
+	if (level > FUSE_LOG_WARNING)
 		return;
-	}
-	text[strcspn(text, "\n")] = '\0';
-	log_line(text);
+	WITH_LOCK(&lock);
+	used_bytes = strlen(line);
+	(void)vsnprintf(line + used_bytes, sizeof(line) - used_bytes, format, values);
+	newline = strchr(line, '\n');
+	if (newline == NULL && strlen(line) + 1 < sizeof(line))
+		return;
+	if (newline != NULL)
+		*newline = '\0';
+	log_line(line);
+	line[0] = '\0';
 }
 
 static int mount_it(struct session *session, struct failure *failure)
@@ -256,8 +266,8 @@ static int check_kinds(struct session *session, bool is_folder, struct failure *
 
 	if (error < 0 || S_ISDIR(found.stat.st_mode) == is_folder)
 		return error;
-	return fail(failure, is_folder ? -EISDIR : -ENOTDIR, "%s: root=%s is a %s, and this is none; make an empty one",
-		    session->mount_point, session->options->root != NULL ? session->options->root : "",
+	return fail(failure, is_folder ? -EISDIR : -ENOTDIR, "%s: %s is a %s, and this is none; make an empty one",
+		    session->mount_point, session->options->root != NULL ? session->options->root : "a store",
 		    is_folder ? "file" : "folder");
 }
 

@@ -300,7 +300,9 @@ expect_errno "no such store\|not a store\|No such file" wherryfs "$WORK/nowhere"
 expect_errno "disk web1:" wherryfs "$WHERRY_STORE" "$MNT" -o disk=web1
 expect_errno "root=web01/images/9: there is no 9 in it" wherryfs "$WHERRY_STORE" "$MNT" -o root=web01/images/9
 expect_errno "No such file" wherryfs "$WHERRY_STORE" "$MNT/nowhere"
-expect_errno "is a file" wherryfs "$WHERRY_STORE" "$MNT" -o root=web01/disk.raw
+expect_errno "unknown option(s): \`-o nonsense'$" wherryfs "$WHERRY_STORE" "$MNT" -o nonsense
+expect_errno "a store is a folder" wherryfs "$WHERRY_STORE" disk.img
+expect_errno "web01/disk.raw is a file" wherryfs "$WHERRY_STORE" "$MNT" -o root=web01/disk.raw
 ! _is_mounted "$MNT"
 expect_exit 0 wherryfs -h
 expect_number "$(awk '{ print length }' stdout | sort -n | tail -n 1) <= 80" "the help fits"
