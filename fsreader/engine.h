@@ -3,7 +3,7 @@
  * What an engine of fsreader.h is: one table of functions for each. fsreader.c checks what comes in (names, inode 1),
  * calls the engine, and checks what comes out, once for all of them: names, lengths, types.
  *
- *   ext_client.c    questions to wherry-fsreader (ext_worker*.c, libext2fs), over a socket
+ *   ext_client.c    questions to wherry-fsreader (worker/, libext2fs), over a socket
  *                   and kernel_engine: the same to a user-mode Linux with another worker in it (kernel/): what Linux knows
  *   ntfs_client.c   FUSE's own protocol to lowntfs-3g, over a socket: no mount, no /dev/fuse in the middle
  *   grub_client.c   the same to grub-mount: for where that Linux isn't installed, and for what it doesn't know

@@ -41,8 +41,9 @@ struct fsreader_source {
 
 struct fsreader_options {
 	const char *what; /* for messages: "web01@3/2"; copied */
-	const char *
-		scratch_dir; /* where a replayed journal's blocks go (an unlinked file); NULL: $TMPDIR, else /var/tmp */
+	/* For engines that have to write what a journal has: an unlinked file. ext4's is read in place. NULL: $TMPDIR, else
+	 * /var/tmp */
+	const char *scratch_dir;
 	unsigned timeout_seconds;      /* of one question, without the time that `source` takes; 0: 60 */
 	const struct notices *notices; /* may be NULL; must outlive the reader */
 };
@@ -56,8 +57,8 @@ enum { FSREADER_NAME_MOST_BYTES = 255 };
  * not, and what to do. */
 int fsreader_check_type(const char *type, struct failure *failure);
 
-/* Starts the process, and reads what there is to read before the first question (an ext4's journal is replayed into a
- * scratch overlay). */
+/* Starts the process, and reads what there is to read before the first question (where an ext4's journal
+ * has newer blocks). */
 int fsreader_start(const struct fsreader_source *source, const char *type, const struct fsreader_options *options,
 		   struct fsreader **ret_reader, struct failure *failure);
 void fsreader_stop(struct fsreader *reader); /* all files closed before; the process is gone on return; NULL is fine */

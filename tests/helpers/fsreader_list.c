@@ -14,8 +14,8 @@
  * IMAGE TYPE survive           all of the above as far as it goes: errors are counted, not fatal, and what it does is
  * bounded. Ends with 0 unless something can't be that it was told
  *
- * Environment: TIMEOUT_SECONDS of one question; THREADS that walk at once (stat: 1). What the library has to say goes
- * to stderr.
+ * Environment: TIMEOUT_SECONDS of one question; THREADS that walk at once (stat: 1); QUIET: what the library has to say
+ * doesn't go to stderr; VERBOSE: what was survived does.
  */
 #include <errno.h>
 #include <error.h>
@@ -77,7 +77,8 @@ static int read_image(void *opaque, void *buffer, size_t len_bytes, uint64_t off
 static void say(void *opaque, enum notice_level level, const char *text)
 {
 	(void)opaque;
-	(void)fprintf(stderr, "%s: %s\n", level == NOTICE_WARNING ? "warning" : "notice", text);
+	if (getenv("QUIET") == NULL)
+		(void)fprintf(stderr, "%s: %s\n", level == NOTICE_WARNING ? "warning" : "notice", text);
 }
 
 /* Counts it, or ends the program. */
