@@ -643,9 +643,10 @@ static void op_init(void *opaque, struct fuse_conn_info *connection)
 	connection->max_write = REQUEST_MOST_BYTES;
 	connection->max_background = BACKGROUND_MOST;
 	connection->congestion_threshold = BACKGROUND_MOST * 3 / 4;
-	connection->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_WRITEBACK_CACHE);
+	/* listings with attributes only: of what the kernel lists without, it would ask for each name by itself a moment later, and a listing has them at hand */
+	connection->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_READDIRPLUS_AUTO);
 	want(connection, FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
-				 FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_CACHE_SYMLINKS);
+				 FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_CACHE_SYMLINKS);
 	if (mount->kernel_checks_acls)
 		want(connection, FUSE_CAP_POSIX_ACL);
 	mount->ready(mount);
