@@ -74,6 +74,7 @@ static int errno_for_programs(int code)
 	case ESTALE:
 	case EDQUOT:
 	case EMFILE:
+	case ENOKEY: /* the content of a file that is encrypted */
 		return -code;
 	default:
 		return EIO;

@@ -140,6 +140,8 @@ struct volumes {
 	pthread_cond_t wake_keeper;
 	pthread_t keeper;
 	bool has_keeper, is_ending;
+	bool keeper_has_a_time;		      /* when it looks again by itself */
+	unsigned idle_count;		      /* of those that run, without users */
 	struct volume *running[READERS_MOST]; /* those that aren't VOLUME_STOPPED */
 	unsigned running_count;
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * File systems inside of images. Each is read by a process of its own (fsreader/), which is started when somebody looks
- * at it and stopped when nobody has for a while, or when there are too many. As long as it runs its image is open, and
- * can't be deleted.
+ * at it and stopped when nobody has for a while, or when there are too many: those that wait for the next look are few,
+ * for a user-mode Linux takes 60 MiB. As long as one runs its image is open, and can't be deleted.
  *
  *     STOPPED ──► STARTING ──► RUNNING ──► STOPPING ──► STOPPED       STARTING ──► STOPPED, when it can't be started
  *
@@ -19,7 +19,7 @@
 #include "fusefs/tree_internal.h"
 #include "syncer/source_type.h"
 
-enum { IDLE_SECONDS = 30, REFUSED_SECONDS = 5, NS_PER_SECOND = 1000000000 };
+enum { IDLE_SECONDS = 30, IDLE_MOST = 8, REFUSED_SECONDS = 5 };
 
 /* ---- starting and stopping; no lock is held ---- */
 
@@ -149,6 +149,7 @@ static void stop_locked(struct tree *tree, struct volume *volume)
 {
 	assert(volume->users == 0 && volume->state == VOLUME_RUNNING);
 	volume->state = VOLUME_STOPPING;
+	tree->volumes.idle_count--;
 	(void)pthread_mutex_unlock(&tree->volumes.lock);
 	stop(tree, volume);
 	(void)pthread_mutex_lock(&tree->volumes.lock);
@@ -196,6 +197,7 @@ static int start_locked(struct tree *tree, struct volume *volume, struct failure
 	(void)pthread_mutex_lock(&tree->volumes.lock);
 	if (error == 0) {
 		volume->state = VOLUME_RUNNING;
+		tree->volumes.idle_count++;
 		(void)pthread_cond_broadcast(&tree->volumes.changed);
 		return 0;
 	}
@@ -228,23 +230,45 @@ int volume_use(struct tree *tree, struct volume *volume, struct fsreader **ret_r
 		if (error < 0)
 			return error;
 	}
-	volume->users++;
+	if (volume->users++ == 0)
+		volumes->idle_count--;
 	*ret_reader = volume->reader;
 	return 0;
 }
 
+/* The keeper is woken when it must be only: this is done after each question. */
 void volume_done(struct tree *tree, struct volume *volume)
 {
-	WITH_LOCK(&tree->volumes.lock);
+	struct volumes *volumes = &tree->volumes;
+	WITH_LOCK(&volumes->lock);
 
 	assert(volume->users > 0);
 	if (--volume->users > 0)
 		return;
 	volume->idle_since = units_monotonic_seconds();
-	(void)pthread_cond_signal(&tree->volumes.wake_keeper);
+	volumes->idle_count++;
+	if (!volumes->keeper_has_a_time || volumes->idle_count > IDLE_MOST)
+		(void)pthread_cond_signal(&volumes->wake_keeper);
 }
 
 /* ---- the keeper: stops what is idle ---- */
+
+/* How long this one may go on waiting for the next look. */
+static double seconds_left(const struct volumes *volumes, const struct volume *idle)
+{
+	return volumes->idle_count > IDLE_MOST ? 0 : idle->idle_since + IDLE_SECONDS - units_monotonic_seconds();
+}
+
+static void wait_for_time_locked(struct volumes *volumes, double seconds)
+{
+	struct timespec until;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += (time_t)seconds + 1;
+	volumes->keeper_has_a_time = true;
+	(void)pthread_cond_timedwait(&volumes->wake_keeper, &volumes->lock, &until);
+	volumes->keeper_has_a_time = false;
+}
 
 static void *keep(void *opaque)
 {
@@ -254,18 +278,13 @@ static void *keep(void *opaque)
 
 	while (!volumes->is_ending) {
 		struct volume *idle = find_idle_locked(volumes);
-		double left = idle == NULL ? 0 : idle->idle_since + IDLE_SECONDS - units_monotonic_seconds();
-		struct timespec until;
 
-		if (idle == NULL) {
+		if (idle == NULL)
 			(void)pthread_cond_wait(&volumes->wake_keeper, &volumes->lock);
-		} else if (left > 0) {
-			(void)clock_gettime(CLOCK_MONOTONIC, &until);
-			until.tv_sec += (time_t)left + 1;
-			(void)pthread_cond_timedwait(&volumes->wake_keeper, &volumes->lock, &until);
-		} else {
+		else if (seconds_left(volumes, idle) > 0)
+			wait_for_time_locked(volumes, seconds_left(volumes, idle));
+		else
 			stop_locked(tree, idle);
-		}
 	}
 	return NULL;
 }

@@ -8,7 +8,7 @@
 
 requires_loop
 requires_fs
-requires sfdisk mkfs.ext4 mkswap getfattr setfattr setfacl getfacl setpriv tar
+requires sfdisk mkfs.ext4 mkswap getfattr setfattr setfacl getfacl setpriv tar mcopy
 MNT=$WORK/mnt
 USER_ID=$(id -u nobody)
 chmod 755 "$WORK"
@@ -49,6 +49,7 @@ touch -d 2050-01-02T03:04:05.123456789Z kernel/future
 cp "$(command -v id)" kernel/setuid
 chmod 4755 kernel/setuid
 unmount_partition kernel
+mcopy -i "disk.img@@$(partition_start disk.img 1)" -s "$WHERRY_SOURCE/common" ::/
 sync_disk disk.img web01
 truncate -s 40M plain.img
 mkfs.ext4 -q -d "$WHERRY_SOURCE/docs" plain.img
@@ -92,6 +93,9 @@ say "nothing can be changed, and no device is one"
 ! (echo >"$files/random") 2>/dev/null
 ! head -c 1 "$files/zero" 2>/dev/null
 
+say "another file system, by another reader"
+diff -r "$WHERRY_SOURCE/common" "$MNT/web01/images/1/files/1/common"
+
 say "no files: it says why"
 expect_equal "1 2 3" "$(ls "$MNT/web01/images/1/files" | xargs)"
 expect_equal WHY-NOT.txt "$(ls "$MNT/web01/images/1/files/3")"
@@ -112,6 +116,22 @@ done
 diff kernel.facts <(facts "$files") >/dev/null || diff kernel.facts <(facts "$files")
 sha256sum <&7 >/dev/null
 exec 7<&-
+stop_fs "$MNT"
+
+say "as many readers as images that are looked into; few of them wait for the next look"
+expect_exit 0 "$WHERRY_TEST_TOOLS/make_images" "$WHERRY_STORE" plain 11
+start_fs "$MNT"
+for ((i = 1; i <= 12; i++)); do
+	exec {fds[i]}<"$MNT/plain/images/$i/files/disk/architecture.md"
+done
+expect_equal 12 "$(pgrep -P "$FS_PID" | wc -l)"
+for ((i = 1; i <= 12; i++)); do
+	exec {fds[i]}<&-
+done
+wait_until 10 eval "(( \$(pgrep -P $FS_PID | wc -l) == 8 ))"
+for ((i = 1; i <= 12; i++)); do
+	ls "$MNT/plain/images/$i/files/disk" >/dev/null
+done
 stop_fs "$MNT"
 
 say "the same numbers after another mount, and as the root of one"
