@@ -309,6 +309,29 @@ enum file_caching file_caching(const struct file *file)
 	return FILE_CACHE_FOREVER;
 }
 
+bool file_begin_giving(struct file *file)
+{
+	struct node *node = file->node;
+
+	if (file->kind != FILE_INNER)
+		return false;
+	WITH_LOCK(&file->tree->giving_lock);
+	while (node->giving == NODE_BEING_GIVEN)
+		(void)pthread_cond_wait(&file->tree->given, &file->tree->giving_lock);
+	if (node->giving == NODE_GIVEN)
+		return false;
+	node->giving = NODE_BEING_GIVEN;
+	return true;
+}
+
+void file_end_giving(struct file *file)
+{
+	WITH_LOCK(&file->tree->giving_lock);
+
+	file->node->giving = NODE_GIVEN;
+	(void)pthread_cond_broadcast(&file->tree->given);
+}
+
 /* ---- content ---- */
 
 int file_read(struct file *file, void *buffer, size_t len_bytes, uint64_t off_bytes, size_t *ret_len_bytes,

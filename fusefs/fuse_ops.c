@@ -30,6 +30,7 @@
 
 enum {
 	REQUEST_MOST_BYTES = 1 << 20,
+	GIVEN_BYTES = 64 << 10,
 	BACKGROUND_MOST = 64, /* reads ahead and the like that the kernel has under way */
 	DOTS = 2,	      /* "." and "..", in front of what a listing has */
 };
@@ -522,6 +523,25 @@ static int open_file(struct fuse_mount *mount, struct node *node, int flags, str
 	return error;
 }
 
+/*
+ * What was not given, for whatever reason, is asked for later. So a file that is read is two requests, of which nobody waits for the second (its end);
+ * otherwise it would be the read, and its attributes once more, for reading has changed the time of its last access as far as the kernel knows.
+ */
+static void give_beginning(const struct fuse_mount *mount, fuse_ino_t ino, struct file *file)
+{
+	struct fuse_bufvec vector = FUSE_BUFVEC_INIT(0);
+	char *buffer;
+
+	if (!file_begin_giving(file))
+		return;
+	buffer = thread_buffer(GIVEN_BYTES);
+	if (buffer != NULL && file_read(file, buffer, GIVEN_BYTES, 0, &vector.buf[0].size, NULL) == 0 && vector.buf[0].size > 0) {
+		vector.buf[0].mem = buffer;
+		(void)fuse_lowlevel_notify_store(mount->session, ino, 0, &vector, (enum fuse_buf_copy_flags)0);
+	}
+	file_end_giving(file);
+}
+
 static void op_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
 	struct fuse_mount *mount = mount_of(request);
@@ -538,6 +558,8 @@ static void op_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *i
 	info->fh = (uintptr_t)file;
 	info->keep_cache = file_caching(file) == FILE_CACHE_FOREVER;
 	info->direct_io = file_caching(file) == FILE_CACHE_NEVER;
+	if (info->keep_cache)
+		give_beginning(mount, ino, file);
 	if (fuse_reply_open(request, info) < 0)
 		(void)file_close(file, NULL); /* nothing was written */
 }

@@ -15,6 +15,7 @@
 /* The session's user data. */
 struct fuse_mount {
 	struct tree *tree;
+	struct fuse_session *session;
 	bool kernel_checks_modes;		 /* default_permissions */
 	bool kernel_checks_acls;		 /* and those of files in images as well */
 	void (*ready)(struct fuse_mount *mount); /* the kernel has said hello: it is mounted */

@@ -211,6 +211,7 @@ static int mount_it(struct session *session, struct failure *failure)
 		if (session->fuse == NULL)
 			error = fail(failure, -EINVAL, "mounting on %s: FUSE doesn't take these options",
 				     session->mount_point);
+		session->mount.session = session->fuse;
 	}
 	fuse_opt_free_args(&arguments);
 	if (error == 0 && fuse_session_mount(session->fuse, session->mount_point) != 0)

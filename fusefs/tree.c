@@ -700,6 +700,8 @@ int tree_open(const struct tree_options *options, struct tree **ret_tree, struct
 	(void)clock_gettime(CLOCK_REALTIME, &tree->opened_at);
 	(void)pthread_mutex_init(&tree->lock, NULL); /* on Linux these can't fail */
 	(void)pthread_mutex_init(&tree->files_lock, NULL);
+	(void)pthread_mutex_init(&tree->giving_lock, NULL);
+	(void)pthread_cond_init(&tree->given, NULL);
 	(void)pthread_mutex_init(&tree->volumes.lock, NULL);
 	(void)pthread_cond_init(&tree->volumes.changed, NULL);
 	(void)pthread_condattr_init(&monotonic);
@@ -734,6 +736,8 @@ void tree_close(struct tree *tree)
 	(void)pthread_cond_destroy(&tree->volumes.wake_keeper);
 	(void)pthread_cond_destroy(&tree->volumes.changed);
 	(void)pthread_mutex_destroy(&tree->volumes.lock);
+	(void)pthread_cond_destroy(&tree->given);
+	(void)pthread_mutex_destroy(&tree->giving_lock);
 	(void)pthread_mutex_destroy(&tree->files_lock);
 	(void)pthread_mutex_destroy(&tree->lock);
 	free(tree);

@@ -137,6 +137,14 @@ enum file_caching {
 };
 enum file_caching file_caching(const struct file *file);
 
+/*
+ * Whether the beginning of this file is to be put into the kernel's page cache while it is being opened, which saves a small file all further questions.
+ * True once for a node, for who opens it first, and that one calls file_end_giving() before he says that it is open. All who open it meanwhile wait here:
+ * a page that somebody is already reading would be locked until that is answered, by a thread that may be waiting for the page.
+ */
+bool file_begin_giving(struct file *file);
+void file_end_giving(struct file *file);
+
 /* What lies behind the end is not read: *ret_len_bytes. */
 int file_read(struct file *file, void *buffer, size_t len_bytes, uint64_t off_bytes, size_t *ret_len_bytes,
 	      struct failure *failure);

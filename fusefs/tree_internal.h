@@ -103,6 +103,7 @@ struct node {
 	struct origin *origin; /* counted, or NULL */
 	struct volume *volume; /* counted, or NULL */
 	char *name;	       /* owned, or NULL */
+	enum { NODE_NOT_GIVEN, NODE_BEING_GIVEN, NODE_GIVEN } giving; /* tree->giving_lock */
 };
 
 /* A place in an image, as something to read from. */
@@ -167,6 +168,8 @@ struct tree {
 	struct file *files;	    /* that are open, as are */
 	struct listing *listings;
 	struct overlay *overlays; /* of images that were written to */
+	pthread_mutex_t giving_lock;
+	pthread_cond_t given; /* a node has been */
 };
 
 /* ---- nodes.c ---- */
