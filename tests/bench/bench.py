@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 
+import bench_fs
 import bench_nbd
 from bench_common import (GIB, MIB, NOBODYS, OURS, THEIRS, AimsTable, Words, bar_chart, end_group, fail, forget_pages,
                           load_pages, machine_files, mib, number, processor, put_into_docs, say, write_file)
@@ -426,6 +427,13 @@ def measure_nbd(options, data):
         bench_nbd.measure(work, options, data.setdefault("nbd", {}), lambda: save(options, data))
 
 
+def measure_fs(options, data):
+    parent = os.environ.get("TMPDIR", "/var/tmp")
+    check_room(parent, options.nbd_size * MIB * bench_fs.ROOM)
+    with tempfile.TemporaryDirectory(prefix="wherry-bench.", dir=parent) as work:
+        bench_fs.measure(work, options, data.setdefault("fs", {}), lambda: save(options, data))
+
+
 def measure(options):
     data = {"processor": processor(), "kernel": platform.release().split("-")[0]}
     for number_of_signal in (signal.SIGTERM, signal.SIGHUP):
@@ -434,6 +442,8 @@ def measure(options):
         measure_rounds(options, data)
     if options.nbd:
         measure_nbd(options, data)
+    if options.fs:
+        measure_fs(options, data)
     return data
 
 
@@ -598,6 +608,8 @@ def write_reports(data, folder, charts, take):
         take("results of tools/bench", write_report(Results(data), folder, charts))
     if "nbd" in data:
         take("results of tools/bench over NBD", bench_nbd.write_report(data, folder, charts))
+    if "fs" in data:
+        take("results of tools/bench as files", bench_fs.write_report(data, folder, charts))
 
 
 def parse_arguments():
@@ -610,9 +622,7 @@ def parse_arguments():
     parser.add_argument("--only", default=",".join(PEERS))
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--warm-only", action="store_true")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--only-nbd", dest="rounds", action="store_false")
-    which.add_argument("--no-nbd", dest="nbd", action="store_false")
+    parser.add_argument("--parts", default="rounds,nbd,files")
     parser.add_argument("--output", default=os.path.join(root, "build", "benchmarks"))
     parser.add_argument("--update-docs", action="store_true")
     parser.add_argument("--from", dest="results")
@@ -624,11 +634,17 @@ def parse_arguments():
     options.repeat = 3 if options.repeat is None else options.repeat
     if options.size < 64 or options.repeat < 1 or options.images < 0:
         parser.error("--size is at least 64, --repeat at least 1")
+    parts = options.parts.split(",")
+    for part in parts:
+        if part not in ("rounds", "nbd", "files"):
+            parser.error(f"--parts: {part}: none of rounds, nbd, files")
+    options.rounds, options.nbd, options.fs = ("rounds" in parts, "nbd" in parts, "files" in parts)
     options.only = [] if options.only == "none" else options.only.split(",")
     for program in options.only:
         if program not in PEERS:
             parser.error(f"--only: {program}: none of {', '.join(PEERS)}")
     options.wherry = os.environ.get("WHERRY", "wherry")
+    options.wherryfs = os.environ.get("WHERRYFS", "wherryfs")
     options.limits = os.environ.get("BENCH_LIMITS", "bench_limits")
     return options
 
