@@ -344,8 +344,8 @@ static bool has_name(const char *names, size_t len_bytes, const char *name)
 {
 	size_t name_bytes = strlen(name) + 1;
 
-	for (const char *at = names; at < names + len_bytes; at += strlen(at) + 1) { /* a zero is behind them */
-		if ((size_t)(names + len_bytes - at) >= name_bytes && memcmp(at, name, name_bytes) == 0)
+	for (size_t at = 0; at < len_bytes; at += strlen(names + at) + 1) { /* a zero is behind them; NULL is none */
+		if (len_bytes - at >= name_bytes && memcmp(names + at, name, name_bytes) == 0)
 			return true;
 	}
 	return false;
