@@ -235,9 +235,16 @@ class FsBench:
         say(f"  {job:12} {name:14} " + (f"{measure['iops']:9.0f} IOPS {measure['rate'] / MIB:8.0f} MiB/s" if "iops" in measure else
                                         f"{measure['seconds']:9.2f} s") + f"  cpu {measure['cpu']:.2f} s  peak {measure['peak'] / MIB:.0f} MiB")
 
+    def load_sources(self):
+        """Of all of them: wherry writes its segments past the page cache."""
+        paths = [f"{self.work}/disk.raw", f"{self.work}/disk.qcow2", f"{self.work}/tree.img"]
+        for folder in ("store/segments", "restic.store/data"):
+            paths += [path for path in glob.glob(f"{self.work}/{folder}/**", recursive=True) if os.path.isfile(path)]
+        for path in paths:
+            load_pages(path)
+
     def job(self, job, name):
-        load_pages(f"{self.work}/disk.raw")
-        load_pages(f"{self.work}/disk.qcow2")
+        self.load_sources()
         mount = self.start(name, "write" in job)
         cpu = mount.cpu()
         side = self.fio(mount, job)
@@ -250,7 +257,7 @@ class FsBench:
     @contextlib.contextmanager
     def tree(self, name):
         """The folder with the files, the mount, CPU seconds so far."""
-        load_pages(f"{self.work}/tree.img")
+        self.load_sources()
         point = f"{self.work}/mnt"
         if name == "kernel":
             os.makedirs(point, exist_ok=True)
