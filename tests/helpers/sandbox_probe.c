@@ -6,6 +6,7 @@
  * refused. (Killed, mostly.) sandbox_probe tool             tries all of them, and writes "ACTION STATUS\n" to
  * descriptor 3: "ok", or the name of the error sandbox_probe status           copies /proc/self/status to descriptor 3
  *     sandbox_probe fds              writes the numbers of its open descriptors to descriptor 3
+ *     sandbox_probe processes        counts those that it could send a signal to
  *     sandbox_probe echo             writes back to descriptor 3 what it reads from there, until the end
  *     sandbox_probe loop             runs for ever
  */
@@ -287,6 +288,16 @@ static int list_fds(void)
 	return 0;
 }
 
+/* Processes that a signal could be sent to, besides itself. */
+static int count_processes(void)
+{
+	int others = 0;
+
+	for (pid_t pid = 1; pid < 40000; pid++)
+		others += pid != getpid() && (kill(pid, 0) == 0 || errno == EPERM);
+	return dprintf(OUT, "pid %d, others %d\n", getpid(), others) > 0 ? 0 : 1;
+}
+
 static int echo(void)
 {
 	char text[256];
@@ -311,6 +322,8 @@ int main(int argc, char **argv)
 		return copy_status();
 	if (strcmp(argv[1], "fds") == 0)
 		return list_fds();
+	if (strcmp(argv[1], "processes") == 0)
+		return count_processes();
 	if (strcmp(argv[1], "echo") == 0)
 		return echo();
 	while (strcmp(argv[1], "loop") == 0)

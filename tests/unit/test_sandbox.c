@@ -254,6 +254,41 @@ static void child_ends_with_its_parent(void **state)
 	(void)prctl(PR_SET_CHILD_SUBREAPER, 0L, 0L, 0L, 0L);
 }
 
+static void a_kernel_has_no_processes_but_its_own(void **state)
+{
+	struct child child = start(SANDBOX_KERNEL, "processes", NULL);
+	char text[TEXT_BYTES];
+
+	(void)state;
+	read_all(&child, text);
+	assert_string_equal(text, "pid 1, others 0\n");
+}
+
+/* Both of them: the one that we know, and the one that it waits for. */
+static void a_kernel_ends_with_its_parent(void **state)
+{
+	pid_t parent;
+	int status;
+
+	(void)state;
+	assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1L, 0L, 0L, 0L), 0);
+	parent = fork();
+	assert_true(parent >= 0);
+	if (parent == 0) {
+		struct child looping = {.pid = -1};
+
+		_exit(spawn(SANDBOX_KERNEL, "loop", NULL, &looping, NULL) < 0 ? 1 : 0);
+	}
+	assert_int_equal(waitpid(parent, &status, 0), parent);
+	assert_int_equal(status, 0);
+	for (int i = 0; i < 2; i++) { /* hangs, if they don't */
+		assert_true(waitpid(-1, &status, 0) > 0);
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	}
+	assert_int_equal(waitpid(-1, &status, WNOHANG), -1);
+	(void)prctl(PR_SET_CHILD_SUBREAPER, 0L, 0L, 0L, 0L);
+}
+
 static void a_program_that_is_not_there_is_told(void **state)
 {
 	static char name[] = "no-such-program-anywhere";
@@ -305,11 +340,13 @@ static void a_killed_child_is_described(void **state)
 
 static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(child_ends_with_its_parent), /* first: ThreadSanitizer wants no fork next to threads */
+	cmocka_unit_test(a_kernel_ends_with_its_parent),
 	cmocka_unit_test(worker_is_killed_for_what_it_must_not),
 	cmocka_unit_test(tool_is_refused_what_it_must_not),
 	cmocka_unit_test(child_has_no_privileges),
 	cmocka_unit_test(child_has_the_descriptors_it_was_given_and_no_others),
 	cmocka_unit_test(child_outlives_the_thread_that_started_it),
+	cmocka_unit_test(a_kernel_has_no_processes_but_its_own),
 	cmocka_unit_test(a_program_that_is_not_there_is_told),
 	cmocka_unit_test(a_failure_in_the_child_is_told),
 	cmocka_unit_test(a_killed_child_is_described),
