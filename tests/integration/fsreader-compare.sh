@@ -71,3 +71,28 @@ compare_data() {
 		check_same expected got
 	done < <(cd "$3" && find . -type f \( -name sparse-large -o -name fragmented -o -name unwritten \) -print0)
 }
+
+is_gone() {
+	local pid state
+	for pid in "$@"; do
+		state=$(cut -d' ' -f3 "/proc/$pid/stat" 2>/dev/null) || continue
+		[[ $state == Z ]] || return 1
+	done
+}
+
+# nothing_is_left IMAGE TYPE FILE: of the processes that a reader has started, when it is killed. It writes a large file to somebody who
+# does not take it, and so is there for as long as it takes.
+nothing_is_left() {
+	local children grandchildren
+	mkfifo held
+	exec 9<>held
+	start "$LIST" "$1" "$2" cat "$3" >held
+	wait_until 20 pgrep -P "$PID"
+	mapfile -t children < <(pgrep -P "$PID")
+	mapfile -t grandchildren < <(pgrep -P "${children[0]}" || true) # of a kernel
+	kill -KILL "$PID"
+	finish "$PID" || true
+	wait_until 10 is_gone "${children[@]}" "${grandchildren[@]}"
+	exec 9>&-
+	rm held
+}

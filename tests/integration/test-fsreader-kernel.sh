@@ -63,12 +63,14 @@ compare_links dirty.img xfs mnt
 done_with
 check_same same.img dirty.img
 
-say "XFS with blocks of 1 KiB and times of 32 bits"
-make old.img 320M mkfs.xfs -q -m bigtime=0 -b size=1024
-python3 "$MAKE_TREE" mnt root xattr sparse block=1024 pieces=500
-done_with
-compare old.img xfs
-rm old.img
+if [[ ${WHERRY_TEST_THOROUGH:-} == 1 ]]; then
+	say "XFS with blocks of 1 KiB and times of 32 bits"
+	make old.img 320M mkfs.xfs -q -m bigtime=0 -b size=1024
+	python3 "$MAKE_TREE" mnt root xattr sparse block=1024 pieces=500
+	done_with
+	compare old.img xfs
+	rm old.img
+fi
 
 say "Btrfs, compressed, with subvolumes and a snapshot"
 make btrfs.img 512M mkfs.btrfs -q
@@ -100,11 +102,11 @@ chmod a+r shared.img
 TMPDIR=/var/tmp runuser -u nobody -- "$LIST" shared.img xfs stat | sort -z >got
 check_same expected got
 
-say "nothing is left of it afterwards"
-! pgrep -f "initrd=/dev/wherry-initrd" >/dev/null || wait_until 5 bash -c '! pgrep -f initrd=/dev/wherry-initrd'
+say "nothing is left of it when its reader is killed"
+nothing_is_left xfs.img xfs ./files/8388608
 
 say "damaged ones do no harm"
-ROUNDS=6
+ROUNDS=2
 [[ ${WHERRY_TEST_THOROUGH:-} != 1 ]] || ROUNDS=50
 for type in xfs btrfs vfat; do
 	for ((i = 0; i < ROUNDS; i++)); do
