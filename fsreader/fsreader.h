@@ -8,8 +8,8 @@
  * here; when it crashes, or answers nothing for too long, the question fails with -EIO, and the next one starts it anew
  * (a bounded number of times).
  *
- * Engines (engine.h) stand behind this: ext2/3/4 by libext2fs; all else that GRUB knows (xfs, btrfs, vfat, ntfs, …) by
- * grub-mount.
+ * Engines (engine.h) stand behind this: ext2/3/4 by libext2fs; xfs, btrfs, vfat and others by a user-mode Linux; ntfs by
+ * lowntfs-3g; what is left by grub-mount, which also serves where there is no such Linux.
  *
  *     struct fsreader *reader;                       struct fsreader_file *file;
  *     fsreader_start(&source, "ext4", …, &reader);   fsreader_lookup(reader, FSREADER_ROOT, "etc", &attr, …);

@@ -26,11 +26,12 @@ enum { MOST_MODULES = 32, MOST_FILE_BYTES = 64 << 20 };
 #define MODULES "/usr/lib/uml/modules"
 #define INSIDE "wherry-inside"
 
+/* Those whose files can be opened by a handle that stays good (of FAT only with that option): not exFAT, nor HFS+. */
 static const struct kernel_type types[] = {
 	{"xfs", "xfs", "nouuid", "xfs"},
 	{"btrfs", "btrfs", NULL, "btrfs"},
-	{"vfat", "vfat", "iocharset=utf8", "vfat nls_cp437 nls_utf8"},
-	{"msdos", "vfat", "iocharset=utf8", "vfat nls_cp437 nls_utf8"},
+	{"vfat", "vfat", "iocharset=utf8,nfs=nostale_ro", "vfat nls_cp437 nls_utf8"},
+	{"msdos", "vfat", "iocharset=utf8,nfs=nostale_ro", "vfat nls_cp437 nls_utf8"},
 	{"f2fs", "f2fs", NULL, "f2fs"},
 	{"iso9660", "iso9660", NULL, "isofs"},
 	{"udf", "udf", NULL, "udf"},
@@ -39,7 +40,6 @@ static const struct kernel_type types[] = {
 	{"jfs", "jfs", NULL, "jfs"},
 	{"reiserfs", "reiserfs", NULL, "reiserfs"},
 	{"nilfs2", "nilfs2", NULL, "nilfs2"},
-	{"hfsplus", "hfsplus", NULL, "hfsplus nls_utf8"},
 };
 
 const struct kernel_type *kernel_type_find(const char *type)

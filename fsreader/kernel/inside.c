@@ -8,14 +8,16 @@
  *     /dev/ubdb    the link to the client (image_link.h): reading in its middle waits for the next question; what is written from its start on
  *                  is the answer, padded to whole sectors
  *
- * Nothing is kept between questions but a table from inode numbers to handles (open_by_handle_at(2)), which grows to a
- * bound; a number that has been dropped is -ESTALE until its name is looked up again.
+ * Nothing is kept between questions but a table from inode numbers to handles (open_by_handle_at(2)). Of XFS, Btrfs and FAT
+ * a handle can be made from a number; of others, a number that has been dropped from the table, or was told by a kernel that
+ * has ended, is -ESTALE until its name is looked up again.
  *
  * Linked statically: there is no C library in there. Whoever takes this program over, or the kernel, has what the sandbox has: nothing.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/btrfs.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <stdbool.h>
@@ -44,6 +46,12 @@ enum {
 	SETS = 1 << 16,
 	MAP_EXTENTS = 1024,
 	NOTHING_FD = -1,
+	BTRFS_TREE_SHIFT = 40,
+	BTRFS_HANDLE_TYPE = 0x4d,
+	BTRFS_HANDLE_BYTES = 20,
+	BTRFS_INODE_ITEM = 1,
+	FAT_HANDLE_TYPE = 0x71,
+	FAT_HANDLE_BYTES = 12,
 	BULK_MOST = 128, /* inodes asked for at once */
 	LIST_ENTRIES_BYTES = 32 << 10,
 	LIST_ENTRIES_MOST = LIST_ENTRIES_BYTES / 24,
@@ -76,7 +84,7 @@ static struct {
 	bool has_maps;	    /* of this type of file system FIEMAP tells places on the device */
 	uint64_t root_ino;  /* as the file system has it */
 	uint64_t root_tree; /* of btrfs: the tree that is mounted */
-	bool is_btrfs;
+	bool is_btrfs, is_fat;
 	struct known *known; /* SETS of WAYS */
 	uint32_t next_way;
 	struct kept list, file; /* that were asked about last */
@@ -99,7 +107,7 @@ static uint64_t client_ino(uint64_t ino, const union handle *handle)
 	if (state.is_btrfs && handle->head.handle_bytes >= 16) {
 		memcpy(&tree, handle->head.f_handle + 8, sizeof(tree));
 		if (tree != state.root_tree)
-			return (tree << 40) ^ ino;
+			return tree << BTRFS_TREE_SHIFT ^ ino;
 	}
 	if (ino == state.root_ino)
 		return FSREADER_ROOT;
@@ -136,22 +144,142 @@ static void remember(uint64_t ino, const union handle *handle)
 	memcpy(place->handle, handle->head.f_handle, handle->head.handle_bytes);
 }
 
+/* ---- what only one type of file system has ---- */
+
+/*
+ * XFS tells of many inodes by one system call (XFS_IOC_BULKSTAT, fs/xfs/libxfs/xfs_fs.h): those from a number on, in
+ * the order of their numbers. What is in one folder has numbers close to each other, mostly. Whatever isn't told here
+ * is looked at by itself.
+ */
+struct xfs_status {
+	uint64_t ino, size, blocks, xflags;
+	int64_t atime, mtime, ctime, btime;
+	uint32_t generation, uid, gid, project;
+	uint32_t atime_ns, mtime_ns, ctime_ns, btime_ns;
+	uint32_t block_bytes, rdev, cow_extent_size, extent_size;
+	uint32_t nlink, extents, attribute_extents;
+	uint16_t version, fork_offset, sick, checked, mode, padding;
+	uint64_t extents_64, more[6];
+};
+
+struct xfs_request {
+	uint64_t first_ino;
+	uint32_t flags, room, count, group;
+	uint64_t reserved[5];
+	struct xfs_status statuses[];
+};
+
+_Static_assert(sizeof(struct xfs_status) == 192 && sizeof(struct xfs_request) == 64, "as the kernel has them");
+
+#define BULKSTAT _IOR('X', 127, struct xfs_request)
+enum { XFS_HANDLE_TYPE = 0x81, XFS_HANDLE_BYTES = 12 }; /* an inode number of 64 bits, its generation */
+
+static void fill_xfs_handle(const struct xfs_status *status, union handle *ret_handle)
+{
+	*ret_handle = (union handle){.head = {.handle_bytes = XFS_HANDLE_BYTES, .handle_type = XFS_HANDLE_TYPE}};
+	memcpy(ret_handle->head.f_handle, &status->ino, sizeof(status->ino));
+	memcpy(ret_handle->head.f_handle + sizeof(status->ino), &status->generation, sizeof(status->generation));
+}
+
+/* The generation, which is a part of a handle, is the file system's to tell. */
+static bool bulk_make_handle(uint64_t ino, union handle *ret_handle)
+{
+	struct {
+		struct xfs_request head;
+		struct xfs_status status;
+	} request = {.head = {.first_ino = ino, .room = 1}};
+
+	if (ioctl(state.mount_fd, BULKSTAT, &request) < 0 || request.head.count != 1 || request.status.ino != ino)
+		return false;
+	fill_xfs_handle(&request.status, ret_handle);
+	return true;
+}
+
+/* That of an inode, which is the beginning of its item in its tree. */
+static bool btrfs_find_generation(uint64_t tree, uint64_t inode, uint64_t *ret_generation)
+{
+	static struct btrfs_ioctl_search_args search;
+
+	search.key = (struct btrfs_ioctl_search_key){.tree_id = tree,
+						     .min_objectid = inode,
+						     .max_objectid = inode,
+						     .max_offset = UINT64_MAX,
+						     .max_transid = UINT64_MAX,
+						     .min_type = BTRFS_INODE_ITEM,
+						     .max_type = BTRFS_INODE_ITEM,
+						     .nr_items = 1};
+	if (ioctl(state.mount_fd, BTRFS_IOC_TREE_SEARCH, &search) < 0 || search.key.nr_items != 1)
+		return false;
+	memcpy(ret_generation, search.buf + sizeof(struct btrfs_ioctl_search_header), sizeof(*ret_generation));
+	return true;
+}
+
+/* A handle of Btrfs: inode, tree, generation. client_ino() has put the tree into the number. */
+static bool btrfs_make_handle(uint64_t ino, union handle *ret_handle)
+{
+	uint64_t tree = ino >> BTRFS_TREE_SHIFT, inode = tree == 0 ? ino : ino ^ tree << BTRFS_TREE_SHIFT, generation;
+	uint32_t low_generation;
+
+	if (tree == 0)
+		tree = state.root_tree;
+	if (!btrfs_find_generation(tree, inode, &generation))
+		return false;
+	low_generation = (uint32_t)generation;
+	*ret_handle = (union handle){.head = {.handle_bytes = BTRFS_HANDLE_BYTES, .handle_type = BTRFS_HANDLE_TYPE}};
+	memcpy(ret_handle->head.f_handle, &inode, sizeof(inode));
+	memcpy(ret_handle->head.f_handle + sizeof(inode), &tree, sizeof(tree));
+	memcpy(ret_handle->head.f_handle + sizeof(inode) + sizeof(tree), &low_generation, sizeof(low_generation));
+	return true;
+}
+
+/*
+ * A handle of FAT with nfs=nostale_ro: generation (0: any), the place of the entry in its folder, which is the number, too.
+ * Upper bits of that are two bytes of their own.
+ */
+static bool fat_make_handle(uint64_t ino, union handle *ret_handle)
+{
+	uint32_t low = (uint32_t)ino;
+	uint16_t high = (uint16_t)(ino >> 32);
+
+	*ret_handle = (union handle){.head = {.handle_bytes = FAT_HANDLE_BYTES, .handle_type = FAT_HANDLE_TYPE}};
+	memcpy(ret_handle->head.f_handle + sizeof(uint32_t), &low, sizeof(low));
+	memcpy(ret_handle->head.f_handle + 2 * sizeof(uint32_t), &high, sizeof(high));
+	return true;
+}
+
+static bool make_handle(uint64_t ino, union handle *ret_handle)
+{
+	if (state.is_btrfs)
+		return btrfs_make_handle(ino, ret_handle);
+	if (state.is_fat)
+		return fat_make_handle(ino, ret_handle);
+	return state.has_bulk && bulk_make_handle(ino, ret_handle);
+}
+
+/* Of a number that is known, or from which it can be made. */
+static bool find_handle(uint64_t ino, union handle *ret_handle)
+{
+	const struct known *known = find_known(ino);
+
+	if (known == NULL)
+		return make_handle(ino, ret_handle);
+	ret_handle->head.handle_bytes = known->handle_bytes;
+	ret_handle->head.handle_type = known->handle_type;
+	memcpy(ret_handle->head.f_handle, known->handle, known->handle_bytes);
+	return true;
+}
+
 static int open_ino(uint64_t ino, int flags)
 {
-	const struct known *known = ino == FSREADER_ROOT ? NULL : find_known(ino);
 	union handle handle;
 	int fd;
 
 	if (ino == FSREADER_ROOT)
 		fd = openat(state.mount_fd, ".", flags | O_CLOEXEC);
-	else if (known == NULL)
-		return -ESTALE;
-	else {
-		handle.head.handle_bytes = known->handle_bytes;
-		handle.head.handle_type = known->handle_type;
-		memcpy(handle.head.f_handle, known->handle, known->handle_bytes);
+	else if (find_handle(ino, &handle))
 		fd = open_by_handle_at(state.mount_fd, &handle.head, flags | O_CLOEXEC);
-	}
+	else
+		return -ESTALE;
 	return fd < 0 ? -errno : fd;
 }
 
@@ -297,34 +425,6 @@ static bool is_name(const struct entry *entry)
 
 /* ---- many inodes at once, of XFS ---- */
 
-/*
- * XFS tells of many inodes by one system call (XFS_IOC_BULKSTAT, fs/xfs/libxfs/xfs_fs.h): those from a number on, in
- * the order of their numbers. What is in one folder has numbers close to each other, mostly. Whatever isn't told here
- * is looked at by itself.
- */
-struct xfs_status {
-	uint64_t ino, size, blocks, xflags;
-	int64_t atime, mtime, ctime, btime;
-	uint32_t generation, uid, gid, project;
-	uint32_t atime_ns, mtime_ns, ctime_ns, btime_ns;
-	uint32_t block_bytes, rdev, cow_extent_size, extent_size;
-	uint32_t nlink, extents, attribute_extents;
-	uint16_t version, fork_offset, sick, checked, mode, padding;
-	uint64_t extents_64, more[6];
-};
-
-struct xfs_request {
-	uint64_t first_ino;
-	uint32_t flags, room, count, group;
-	uint64_t reserved[5];
-	struct xfs_status statuses[];
-};
-
-_Static_assert(sizeof(struct xfs_status) == 192 && sizeof(struct xfs_request) == 64, "as the kernel has them");
-
-#define BULKSTAT _IOR('X', 127, struct xfs_request)
-enum { XFS_HANDLE_TYPE = 0x81, XFS_HANDLE_BYTES = 12 }; /* an inode number of 64 bits, its generation */
-
 static struct {
 	size_t count, told_count;
 	uint64_t inos[LIST_ENTRIES_MOST];	   /* of a part of a folder, sorted */
@@ -426,11 +526,11 @@ static void bulk_fill_node(const struct xfs_status *from, struct ext_node *ret_n
 				    .st_atim = {from->atime, from->atime_ns},
 				    .st_mtim = {from->mtime, from->mtime_ns},
 				    .st_ctim = {from->ctime, from->ctime_ns}};
-	union handle handle = {.head = {.handle_bytes = XFS_HANDLE_BYTES, .handle_type = XFS_HANDLE_TYPE}};
-	uint64_t ino = client_ino(from->ino, &handle);
+	union handle handle;
+	uint64_t ino;
 
-	memcpy(handle.head.f_handle, &from->ino, sizeof(from->ino));
-	memcpy(handle.head.f_handle + sizeof(from->ino), &from->generation, sizeof(from->generation));
+	fill_xfs_handle(from, &handle);
+	ino = client_ino(from->ino, &handle);
 	fill_node(&status, ino, ret_node);
 	remember(ino, &handle);
 }
@@ -628,23 +728,31 @@ static int answer_seek(const struct ext_question *question, struct ext_answer *a
 
 /* ---- mounting ---- */
 
-/* The last thing that the kernel said, for it says why it can't mount something there and nowhere else. */
-static void quote_kernel(void)
+/* A line of the kernel's log without what it begins with: "<4>[    0.5] ". */
+static const char *log_text(const char *line)
+{
+	if (*line == '<')
+		line += strcspn(line, ">") + 1;
+	if (*line == '[')
+		line += strcspn(line, "]") + 1;
+	return line + strspn(line, " ");
+}
+
+/*
+ * The last thing that the kernel said, for it says why it can't mount something there and nowhere else; but not what its
+ * disk has to say.
+ */
+static void quote_kernel(const char *what, int error)
 {
 	static char log[16 << 10];
 	int len_bytes = klogctl(3 /* read all */, log, sizeof(log) - 1);
-	char *last;
+	const char *text, *last = "";
 
-	if (len_bytes <= 0)
-		return;
-	while (len_bytes > 0 && log[len_bytes - 1] == '\n')
-		len_bytes--;
-	log[len_bytes] = '\0';
-	last = strrchr(log, '\n');
-	last = last == NULL ? log : last + 1;
-	if (strchr(last, ']') != NULL)
-		last = strchr(last, ']') + 1;
-	(void)snprintf(state.message, sizeof(state.message), "%s", last + strspn(last, " "));
+	log[len_bytes > 0 ? len_bytes : 0] = '\0';
+	for (char *line = strtok(log, "\n"); line != NULL; line = strtok(NULL, "\n"))
+		last = log_text(line);
+	text = strncmp(last, "Not locking", strlen("Not locking")) == 0 || *last == '\0' ? strerror(-error) : last;
+	(void)snprintf(state.message, sizeof(state.message), "%s: %s", what, text);
 }
 
 static int load_module(const char *path)
@@ -669,7 +777,7 @@ static int load_modules(void)
 			return 0;
 		error = load_module(path);
 		if (error < 0) {
-			quote_kernel();
+			quote_kernel("loading modules", error);
 			return error;
 		}
 	}
@@ -704,7 +812,7 @@ static int answer_open(struct ext_question *question)
 	if (mount("/dev/ubda", MOUNT_POINT, type, MS_RDONLY | MS_NODEV | MS_NOEXEC | MS_NOSUID | MS_NOATIME, options) <
 	    0) {
 		error = -errno;
-		quote_kernel();
+		quote_kernel("Linux can't mount it", error);
 		return error;
 	}
 	state.mount_fd = open(MOUNT_POINT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -712,6 +820,7 @@ static int answer_open(struct ext_question *question)
 		return -errno;
 	state.has_maps = strcmp(type, "xfs") == 0;
 	state.is_btrfs = strcmp(type, "btrfs") == 0;
+	state.is_fat = strcmp(type, "vfat") == 0;
 	read_root();
 	return 0;
 }
