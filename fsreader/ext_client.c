@@ -144,15 +144,18 @@ static int fetch_nodes(struct ext *ext, uint64_t ino, unsigned count, struct ext
 	return error;
 }
 
-static int get_node(struct ext *ext, uint64_t ino, struct ext_node *ret_node, struct failure *failure)
+/* With those that come next, for who goes through them. */
+static int fetch_near(struct ext *ext, uint64_t ino, struct ext_node *ret_node, struct failure *failure)
 {
-	uint64_t missed_ino;
+	uint64_t missed_ino = atomic_exchange(&ext->missed_ino, ino);
 
-	if (ext_cache_get_node(ext->cache, ino, ret_node))
-		return 0;
-	missed_ino = atomic_exchange(&ext->missed_ino, ino);
 	return fetch_nodes(ext, ino, ino > missed_ino && ino - missed_ino <= NEAR_INODES ? NEIGHBOURS : 1, ret_node,
 			   failure);
+}
+
+static int get_node(struct ext *ext, uint64_t ino, struct ext_node *ret_node, struct failure *failure)
+{
+	return ext_cache_get_node(ext->cache, ino, ret_node) ? 0 : fetch_near(ext, ino, ret_node, failure);
 }
 
 static int ext_getattr(void *engine, uint64_t ino, struct fsreader_attr *ret_attr, struct failure *failure)
@@ -399,7 +402,10 @@ static int ext_open(void *engine, uint64_t ino, void **ret_file, struct failure 
 	if (!S_ISREG(node.attr.mode))
 		return fail(failure, -EINVAL, "%s: inode %" PRIu64 " is no regular file", ext_link_what(ext->link),
 			    ino);
-	error = ext_file_open(ext->link, &node, &file, failure);
+	if ((node.flags & EXT_NODE_UNSEEN) != 0)
+		error = fetch_near(ext, ino, &node, failure);
+	if (error == 0)
+		error = ext_file_open(ext->link, &node, &file, failure);
 	if (error == 0)
 		*ret_file = file;
 	return error;

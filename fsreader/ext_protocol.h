@@ -105,6 +105,7 @@ enum {
 	EXT_NODE_ENCRYPTED = 4,	 /* content can't be had */
 	EXT_NODE_HAS_XATTRS = 8, /* there may be some; without this there are none */
 	EXT_NODE_BY_READING = 16, /* content by EXT_READ */
+	EXT_NODE_UNSEEN = 32, /* nobody has looked yet where content lies: EXT_NODES does */
 };
 
 struct ext_node {

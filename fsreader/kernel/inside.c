@@ -53,6 +53,7 @@ enum {
 	FAT_HANDLE_TYPE = 0x71,
 	FAT_HANDLE_BYTES = 12,
 	BULK_MOST = 128, /* inodes asked for at once */
+	NODES_MOST = 32, /* of which the maps are looked at at once: more are seldom all wanted */
 	LIST_ENTRIES_BYTES = 32 << 10,
 	LIST_ENTRIES_MOST = LIST_ENTRIES_BYTES / 24,
 };
@@ -345,6 +346,8 @@ static void fill_node(const struct stat *status, uint64_t ino, struct ext_node *
 	fill_attr(status, ino, &ret_node->attr);
 	if (S_ISREG(status->st_mode) && !state.has_maps)
 		ret_node->flags |= EXT_NODE_BY_READING;
+	else if (S_ISREG(status->st_mode) && status->st_blocks > 0)
+		ret_node->flags |= EXT_NODE_UNSEEN;
 	else if (S_ISREG(status->st_mode) && status->st_blocks == 0)
 		ret_node->flags |= EXT_NODE_MAPPED; /* nothing */
 }
@@ -464,26 +467,36 @@ static uint32_t bulk_room(size_t at)
 							       : BULK_MOST;
 }
 
-/* From number `at` on; where to go on. */
-static size_t bulk_ask(size_t at)
+static struct {
+	struct xfs_request head;
+	struct xfs_status room[BULK_MOST];
+} bulk_request;
+
+/* Inodes from a number on; false: there are none. */
+static bool bulk_ask(uint64_t first_ino, uint32_t room)
 {
-	static struct {
-		struct xfs_request head;
-		struct xfs_status room[BULK_MOST];
-	} request;
+	memset(&bulk_request.head, 0, sizeof(bulk_request.head));
+	bulk_request.head.first_ino = first_ino;
+	bulk_request.head.room = room < BULK_MOST ? room : BULK_MOST;
+	return ioctl(state.mount_fd, BULKSTAT, &bulk_request) == 0 && bulk_request.head.count > 0 &&
+	       bulk_request.head.count <= BULK_MOST;
+}
+
+/* For a folder, from number `at` on; where to go on. */
+static size_t bulk_take(size_t at)
+{
 	uint64_t end_ino;
 
-	memset(&request.head, 0, sizeof(request.head));
-	request.head.first_ino = bulk.inos[at];
-	request.head.room = bulk_room(at);
-	if (ioctl(state.mount_fd, BULKSTAT, &request) < 0 || request.head.count == 0 || request.head.count > BULK_MOST)
+	if (!bulk_ask(bulk.inos[at], bulk_room(at)))
 		return at + 1;
-	end_ino = request.room[request.head.count - 1].ino;
-	for (uint32_t i = 0; i < request.head.count; i++) {
-		while (at < bulk.count && bulk.inos[at] < request.room[i].ino)
+	end_ino = bulk_request.room[bulk_request.head.count - 1].ino;
+	for (uint32_t i = 0; i < bulk_request.head.count; i++) {
+		const struct xfs_status *status = &bulk_request.room[i];
+
+		while (at < bulk.count && bulk.inos[at] < status->ino)
 			at++;
-		if (at < bulk.count && bulk.inos[at] == request.room[i].ino && bulk_is_usable(&request.room[i]))
-			bulk.told[bulk.told_count++] = request.room[i];
+		if (at < bulk.count && bulk.inos[at] == status->ino && bulk_is_usable(status))
+			bulk.told[bulk.told_count++] = *status;
 	}
 	while (at < bulk.count && bulk.inos[at] <= end_ino)
 		at++;
@@ -505,7 +518,7 @@ static void bulk_read(const uint8_t *entries, long len_bytes)
 	}
 	qsort(bulk.inos, bulk.count, sizeof(bulk.inos[0]), compare_inos);
 	for (size_t at = 0; at < bulk.count;)
-		at = bulk_ask(at);
+		at = bulk_take(at);
 }
 
 static const struct xfs_status *bulk_find(uint64_t ino)
@@ -604,15 +617,54 @@ static int answer_lookup(const struct ext_question *question, struct ext_answer 
 	return error;
 }
 
-static int answer_node(const struct ext_question *question, struct ext_answer *answer)
+/* Where content lies, of who has a few places only; others are asked about by EXT_MAP. */
+static void look_at_map(struct ext_node *node)
 {
-	int error = look_at_ino(question->ino, (struct ext_node *)(void *)payload);
+	bool is_last = false;
+	uint64_t end_bytes;
+	int fd, count;
 
-	if (error == 0) {
-		answer->count = 1;
-		answer->payload_bytes = sizeof(struct ext_node);
+	if ((node->flags & EXT_NODE_UNSEEN) == 0)
+		return;
+	node->flags &= ~(uint32_t)EXT_NODE_UNSEEN;
+	fd = open_ino(node->attr.ino, O_RDONLY | FILES_FLAGS);
+	if (fd < 0)
+		return;
+	count = read_extents(fd, 0, node->pieces, EXT_NODE_PIECES, &is_last, &end_bytes);
+	if (count >= 0 && is_last) {
+		node->flags |= EXT_NODE_MAPPED;
+		node->piece_count = (uint32_t)count;
 	}
-	return error;
+	(void)close(fd);
+}
+
+static void put_node(struct ext_node *node, struct ext_answer *answer)
+{
+	look_at_map(node);
+	memcpy(payload + answer->payload_bytes, node, sizeof(*node));
+	answer->payload_bytes += (uint32_t)sizeof(*node);
+	answer->count++;
+}
+
+/* The one that was asked for, and of XFS those that come next: whoever reads this file most likely reads them, too. */
+static int answer_nodes(const struct ext_question *question, struct ext_answer *answer)
+{
+	struct ext_node node;
+	uint32_t room = question->position < NODES_MOST ? (uint32_t)question->position : NODES_MOST;
+	int error = look_at_ino(question->ino, &node);
+
+	if (error < 0)
+		return error;
+	put_node(&node, answer);
+	if (!state.has_bulk || room < 2 || question->ino == FSREADER_ROOT || !bulk_ask(question->ino + 1, room - 1))
+		return 0;
+	for (uint32_t i = 0; i < bulk_request.head.count; i++) {
+		if (!bulk_is_usable(&bulk_request.room[i]))
+			continue;
+		bulk_fill_node(&bulk_request.room[i], &node);
+		put_node(&node, answer);
+	}
+	return 0;
 }
 
 /* ---- links, attributes ---- */
@@ -833,7 +885,7 @@ static int answer_question(struct ext_question *question, struct ext_answer *ans
 	case EXT_OPEN:
 		return answer_open(question);
 	case EXT_NODES:
-		return answer_node(question, answer);
+		return answer_nodes(question, answer);
 	case EXT_LOOKUP:
 		return answer_lookup(question, answer);
 	case EXT_LIST:
