@@ -11,6 +11,8 @@
  *     disk that is being removed   the last of them: a sweep takes them away from the front
  *     disk that is gone            one entry, which says so
  *
+ * They also say what size disks and images have.
+ *
  * A disk may go from one state to the next meanwhile. So what is missing is asked for once more before it is called
  * missing.
  */
@@ -37,7 +39,10 @@ struct chain {
 	char name[STORE_NAME_MOST_BYTES + 32];
 	uint8_t uuid[DISK_UUID_BYTES];
 	bool knows_uuid;
-	uint64_t log_sequence; /* of a disk that is alive */
+	uint64_t log_sequence; /* of a disk that is alive, as is */
+	uint64_t disk_bytes;
+	bool knows_size; /* what entries say of it, none of them missing */
+	uint64_t size_bytes;
 	uint8_t log_head[DIGEST_BYTES];
 	bool has_before;
 	uint64_t sequence; /* of the entry before */
@@ -138,6 +143,37 @@ static int check_links(struct chain *chain, const struct catalog_log_entry *row,
 	return 0;
 }
 
+/*
+ * The size of a disk or an image decides what its content is as much as its chunks do, and a row of the catalog has no checksum.
+ * So it is held against what was said when the row was made.
+ */
+static int check_sizes(struct chain *chain, const struct log_entry *entry, struct failure *flaw)
+{
+	AUTO(catalog_image_release) struct catalog_image image = {.disk = 0};
+	int result;
+
+	if (entry->op == LOG_CREATE || entry->op == LOG_RESIZE || entry->op == LOG_IMAGE) {
+		chain->knows_size = true;
+		chain->size_bytes = entry->size_bytes;
+	}
+	if (entry->op != LOG_IMAGE)
+		return 0;
+	result = catalog_image_get(chain->catalog, chain->disk, entry->image_number, &image, chain->failure);
+	if (result == -ENOENT) {
+		failure_clear(chain->failure);
+		return 0;
+	}
+	if (result < 0)
+		return result;
+	if (image.size_bytes != entry->size_bytes)
+		return fail(flaw, -EBADMSG, "image %" PRIu32 " had %" PRIu64 " bytes when it was made, and the catalog says %" PRIu64,
+			    image.number, entry->size_bytes, image.size_bytes);
+	if (image.generation != entry->generation)
+		return fail(flaw, -EBADMSG, "image %" PRIu32 " was of generation %" PRIu32 ", and the catalog says %" PRIu32, image.number,
+			    entry->generation, image.generation);
+	return 0;
+}
+
 static int read_entry(struct chain *chain, const struct catalog_log_entry *row, struct failure *flaw)
 {
 	struct log_entry entry = {.op = LOG_CREATE};
@@ -150,6 +186,8 @@ static int read_entry(struct chain *chain, const struct catalog_log_entry *row, 
 	if (result < 0)
 		return result;
 	result = check_links(chain, row, &entry, flaw);
+	if (result == 0)
+		result = check_sizes(chain, &entry, flaw);
 	log_entry_free(&entry);
 	return result;
 }
@@ -182,7 +220,7 @@ static int check_entry(struct chain *chain, const struct catalog_log_entry *foun
 		if (result == 0)
 			return 0;
 		if (!is_damage_code(result))
-			return fail_from(chain->failure, &flaw);
+			return chain->failure->code != 0 ? result : fail_from(chain->failure, &flaw);
 		result = look_up_again(chain, &row, &is_there);
 		if (result < 0 || !is_there)
 			return result;
@@ -214,6 +252,7 @@ static int look_at_disk(struct chain *chain)
 	memcpy(chain->uuid, disk.uuid, DISK_UUID_BYTES);
 	chain->knows_uuid = true;
 	chain->log_sequence = disk.log_sequence;
+	chain->disk_bytes = disk.size_bytes;
 	memcpy(chain->log_head, disk.log_head, DIGEST_BYTES);
 	return 0;
 }
@@ -238,6 +277,7 @@ static int check_next(struct chain *chain, const struct catalog_log_entry *row)
 	if (row->sequence != expected && (chain->has_before || chain->is_alive)) {
 		result = say_missing(chain, expected, row->sequence);
 		chain->has_before = false; /* its predecessor is one that isn't there */
+		chain->knows_size = false;
 	}
 	if (result == 0)
 		result = check_entry(chain, row);
@@ -247,6 +287,9 @@ static int check_next(struct chain *chain, const struct catalog_log_entry *row)
 	if (chain->is_alive && row->sequence == chain->log_sequence &&
 	    memcmp(row->digest, chain->log_head, DIGEST_BYTES) != 0)
 		result = say(chain, row->sequence, "it is not the one that the disk knows as its last");
+	else if (chain->is_alive && row->sequence == chain->log_sequence && chain->knows_size && chain->size_bytes != chain->disk_bytes)
+		result = say(chain, row->sequence, "the disk has %" PRIu64 " bytes by then, and the catalog says %" PRIu64, chain->size_bytes,
+			     chain->disk_bytes);
 	chain->has_before = true;
 	chain->sequence = row->sequence;
 	memcpy(chain->digest, row->digest, DIGEST_BYTES);
@@ -259,7 +302,7 @@ static int check_log(struct chain *chain, int64_t disk)
 	int result;
 
 	chain->disk = disk;
-	chain->has_before = chain->knows_uuid = false;
+	chain->has_before = chain->knows_uuid = chain->knows_size = false;
 	result = look_at_disk(chain);
 	while (result == 0) {
 		AUTO_FREE struct catalog_log_entry *list = NULL;

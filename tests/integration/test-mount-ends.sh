@@ -92,16 +92,20 @@ for via in loop files; do
 	nothing_left
 done
 
-# Programs that mount runs, with something around them. $PPID is the mount.
-mkdir around
+# Programs that mount runs, with something around them. $PPID is the mount. As long as one runs there is a file of it.
+mkdir around running
 cat >around/wherryfs-and <<-END
 	#!/usr/bin/env bash
+	echo >"$WORK/running/\$\$"
+	trap 'rm "$WORK/running/\$\$"' EXIT
 	[[ \$* == -V ]] || [[ \$WHEN != before ]] || { kill -\$SIGNAL \$PPID && sleep 0.3; }
 	"$WHERRYFS" "\$@" || exit
 	[[ \$* == -V ]] || [[ \$WHEN != after ]] || { kill -\$SIGNAL \$PPID && sleep 0.3; }
 END
 cat >around/mount <<-END
 	#!/usr/bin/env bash
+	echo >"$WORK/running/\$\$"
+	trap 'rm "$WORK/running/\$\$"' EXIT
 	[[ \$WHEN != before-mount ]] || { kill -\$SIGNAL \$PPID && sleep 0.3; }
 	"$(command -v mount)" "\$@" || exit
 	[[ \$WHEN != after-mount ]] || { kill -\$SIGNAL \$PPID && sleep 0.3; }
@@ -115,6 +119,11 @@ interrupted() {
 		SIGNAL=$1 WHEN=$2 WHERRY_FS=$WORK/around/wherryfs-and PATH=$WORK/around:$PATH \
 			wherry mount web01@1 mnt --via "$3" >stdout 2>stderr || STATUS=$?
 	} 2>/dev/null # where bash says "Killed"
+}
+
+# What a mount that was killed had started has ended its work.
+nothing_runs() {
+	[[ -z $(ls running) ]]
 }
 
 say "mount is stopped by a signal: nothing stays"
@@ -136,11 +145,11 @@ for when in before after before-mount after-mount; do
 		[[ $via$when != files*-mount ]] || continue
 		interrupted KILL $when $via
 		expect_equal 137 "$STATUS" "status after SIGKILL $when, via $via: $(cat stderr)"
-		sleep 0.5 # what it had started ends its work
+		wait_until 20 nothing_runs
 		wherry umount mnt >stdout 2>stderr || grep -q "nothing is mounted there" stderr || die "killed $when, via $via: $(cat stderr)"
 		nothing_left
 		interrupted KILL $when $via
-		sleep 0.5
+		wait_until 20 nothing_runs
 		if ! findmnt -n mnt >/dev/null; then
 			mount_ok web01@1/1 mnt
 			expect_equal menu "$(cat mnt/grub/grub.cfg)"
