@@ -166,8 +166,7 @@ struct xfs_status {
 struct xfs_request {
 	uint64_t first_ino;
 	uint32_t flags, room, count, group;
-	uint64_t reserved[5];
-	struct xfs_status statuses[];
+	uint64_t reserved[5]; /* behind which there is room for statuses */
 };
 
 _Static_assert(sizeof(struct xfs_status) == 192 && sizeof(struct xfs_request) == 64, "as the kernel has them");
@@ -306,22 +305,19 @@ static void fill_attr(const struct stat *status, uint64_t ino, struct fsreader_a
 static int read_extents(int fd, uint64_t off_bytes, struct ext_piece *pieces, unsigned most, bool *ret_is_last,
 			uint64_t *ret_end_bytes)
 {
-	static struct {
-		struct fiemap head;
-		struct fiemap_extent extents[MAP_EXTENTS];
-	} map;
+	static _Alignas(8) uint8_t room[sizeof(struct fiemap) + MAP_EXTENTS * sizeof(struct fiemap_extent)];
+	struct fiemap *map = (struct fiemap *)(void *)room;
 	unsigned count = 0;
 
-	memset(&map.head, 0, sizeof(map.head));
-	map.head.fm_start = off_bytes;
-	map.head.fm_length = FIEMAP_MAX_OFFSET - off_bytes;
-	map.head.fm_extent_count = most < MAP_EXTENTS ? most : MAP_EXTENTS;
-	if (ioctl(fd, FS_IOC_FIEMAP, &map.head) < 0)
+	*map = (struct fiemap){.fm_start = off_bytes,
+			       .fm_length = FIEMAP_MAX_OFFSET - off_bytes,
+			       .fm_extent_count = most < MAP_EXTENTS ? most : MAP_EXTENTS};
+	if (ioctl(fd, FS_IOC_FIEMAP, map) < 0)
 		return -errno;
-	*ret_is_last = map.head.fm_mapped_extents < map.head.fm_extent_count;
+	*ret_is_last = map->fm_mapped_extents < map->fm_extent_count;
 	*ret_end_bytes = off_bytes;
-	for (unsigned i = 0; i < map.head.fm_mapped_extents; i++) {
-		const struct fiemap_extent *extent = &map.extents[i];
+	for (unsigned i = 0; i < map->fm_mapped_extents; i++) {
+		const struct fiemap_extent *extent = &map->fm_extents[i];
 
 		if ((extent->fe_flags & (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_ENCODED |
 					 FIEMAP_EXTENT_DATA_ENCRYPTED | FIEMAP_EXTENT_NOT_ALIGNED |
