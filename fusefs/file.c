@@ -309,11 +309,6 @@ enum file_caching file_caching(const struct file *file)
 	return FILE_CACHE_FOREVER;
 }
 
-bool file_comes_in_chunks(const struct file *file)
-{
-	return file->kind == FILE_RAW && file_caching(file) == FILE_CACHE_FOREVER;
-}
-
 bool file_begin_giving(struct file *file)
 {
 	struct node *node = file->node;

@@ -26,7 +26,6 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
-#include "fusefs/giver.h"
 #include "fusefs/log.h"
 
 enum {
@@ -575,43 +574,16 @@ static void op_release(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info
 	(void)fuse_reply_err(request, 0);
 }
 
-/*
- * A small piece of an image, answered out of all that surrounds it, which the kernel then is given. False: it must be read by itself, for whatever reason;
- * then nothing has been answered.
- */
-static bool read_with_surroundings(fuse_req_t request, fuse_ino_t ino, size_t len_bytes, uint64_t off_bytes, struct file *file)
-{
-	const struct fuse_mount *mount = mount_of(request);
-	uint64_t first_bytes = off_bytes - off_bytes % GIVER_PIECE_BYTES;
-	size_t skipped_bytes = (size_t)(off_bytes - first_bytes), got = 0;
-	char *bytes;
-
-	if (len_bytes > GIVER_PIECE_BYTES / 4 || skipped_bytes + len_bytes > GIVER_PIECE_BYTES || !file_comes_in_chunks(file))
-		return false;
-	bytes = giver_room(mount->giver);
-	if (bytes == NULL)
-		return false;
-	if (file_read(file, bytes, GIVER_PIECE_BYTES, first_bytes, &got, NULL) < 0 || got < skipped_bytes + len_bytes) {
-		free(bytes);
-		return false;
-	}
-	(void)fuse_reply_buf(request, bytes + skipped_bytes, len_bytes);
-	giver_give(mount->giver, node_of(mount, ino), ino, first_bytes, bytes, got);
-	return true;
-}
-
 static void op_read(fuse_req_t request, fuse_ino_t ino, size_t len_bytes, off_t off, struct fuse_file_info *info)
 {
 	struct failure failure = {.code = 0};
+	char *buffer = thread_buffer(len_bytes);
 	size_t got = 0;
-	char *buffer;
-	int error;
+	int error = buffer == NULL || off < 0
+			    ? -ENOMEM
+			    : file_read(file_of(info), buffer, len_bytes, (uint64_t)off, &got, &failure);
 
-	if (off >= 0 && (info->flags & O_DIRECT) == 0 && read_with_surroundings(request, ino, len_bytes, (uint64_t)off, file_of(info)))
-		return;
-	buffer = thread_buffer(len_bytes);
-	error = buffer == NULL || off < 0 ? -ENOMEM
-					  : file_read(file_of(info), buffer, len_bytes, (uint64_t)off, &got, &failure);
+	(void)ino;
 	if (error < 0)
 		reply_status(request, error, &failure);
 	else

@@ -12,13 +12,10 @@
 
 #include "fusefs/tree.h"
 
-struct giver;
-
 /* The session's user data. */
 struct fuse_mount {
 	struct tree *tree;
 	struct fuse_session *session;
-	struct giver *giver;
 	bool kernel_checks_modes;		 /* default_permissions */
 	bool kernel_checks_acls;		 /* and those of files in images as well */
 	void (*ready)(struct fuse_mount *mount); /* the kernel has said hello: it is mounted */

@@ -173,13 +173,6 @@ static void free_node(struct tree *tree, struct node *node)
 	free(node);
 }
 
-void tree_remember(struct tree *tree, struct node *node)
-{
-	WITH_LOCK(&tree->lock);
-
-	node->known++;
-}
-
 void tree_forget(struct tree *tree, struct node *node, uint64_t count)
 {
 	struct node **at;

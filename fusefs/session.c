@@ -29,7 +29,6 @@
 #include "common/cleanup.h"
 #include "fusefs/fuse_ops.h"
 #include "fusefs/fuse_wire.h"
-#include "fusefs/giver.h"
 #include "fusefs/log.h"
 #include "fusefs/mount_point.h"
 
@@ -293,13 +292,10 @@ int session_run(const struct fs_options *options, const char *mount_point, bool 
 	error = tree_open(&tree_options, &session.mount.tree, failure);
 	if (error == 0)
 		error = check_kinds(&session, is_folder, failure);
-	if (error == 0 && giver_new(&session.mount, &session.mount.giver) < 0)
-		error = fail(failure, -ENOMEM, "serving: out of memory");
 	if (error == 0)
 		error = mount_it(&session, failure);
 	if (error == 0)
 		error = serve_and_end(&session, failure);
-	giver_stop(session.mount.giver);
 	if (session.fuse != NULL) {
 		fuse_session_unmount(session.fuse); /* if it was mounted, and is still */
 		fuse_session_destroy(session.fuse);

@@ -80,7 +80,6 @@ int tree_getattr(struct tree *tree, struct node *node, struct found *ret_found, 
 int tree_lookup(struct tree *tree, struct node *folder, const char *name, struct found *ret_found, bool *ret_is_forever,
 		struct failure *failure);
 void tree_forget(struct tree *tree, struct node *node, uint64_t count);
-void tree_remember(struct tree *tree, struct node *node); /* once more than it is: until tree_forget() */
 /* Told apart from an earlier node that had the same address. */
 uint64_t node_generation(const struct node *node);
 
@@ -137,8 +136,6 @@ enum file_caching {
 	FILE_CACHE_NEVER,      /* and its size isn't known before it was read to the end */
 };
 enum file_caching file_caching(const struct file *file);
-/* Its content is decompressed a chunk at a time, and never changes: what surrounds a piece costs little once the piece is there. */
-bool file_comes_in_chunks(const struct file *file);
 
 /*
  * Whether the beginning of this file is to be put into the kernel's page cache while it is being opened, which saves a small file all further questions.
