@@ -20,6 +20,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -83,6 +84,13 @@ static struct mounted find_mounted(const char *path)
 	while (file != NULL && getline(&line, &room, file) > 0)
 		read_line(line, path, &mounted);
 	return mounted;
+}
+
+dev_t mount_point_device(const char *path)
+{
+	struct mounted mounted = find_mounted(path);
+
+	return mounted.is_there && strcmp(mounted.type, OUR_TYPE) == 0 ? makedev(mounted.major, mounted.minor) : 0;
 }
 
 /* ---- unmounting ---- */

@@ -6,6 +6,7 @@
 #define WHERRY_FUSEFS_MOUNT_POINT_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "common/failure.h"
 
@@ -15,6 +16,9 @@
  * one.
  */
 int mount_point_prepare(const char *path, char **ret_path, bool *ret_is_folder, struct failure *failure);
+
+/* What is mounted there, on top, is told from other mounts by the number of its device: 0 if nothing is, or not one of ours. */
+dev_t mount_point_device(const char *path);
 
 /* Takes away what is mounted there; `lazily`: from names only, while it is in use. False: it is in use, or can't be. */
 bool mount_point_unmount(const char *path, bool lazily);

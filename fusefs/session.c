@@ -7,6 +7,9 @@
  * somebody has something open, it has the kernel write back what it has, takes the mount out of sight, and ends the
  * loop. Who has something open gets errors from then on.
  *
+ * What is unmounted is what we have mounted, and nothing else: others may have taken it out of sight before, and mounted
+ * something of theirs there, or over it, or it lay on a mount of theirs all the time.
+ *
  * Then the tree is closed, which folds journals; `umount` doesn't wait for that, but who starts us in the foreground
  * sees when we have ended.
  *
@@ -47,6 +50,7 @@ struct session {
 	const char *mount_point;
 	struct fuse_mount mount;
 	struct fuse_session *fuse;
+	dev_t device; /* of the mount; 0: could not be told */
 	void (*ready)(void *opaque);
 	void *opaque;
 	pthread_t loop_thread, signal_thread;
@@ -106,6 +110,26 @@ static void end_loop(struct session *session)
 	}
 }
 
+static bool is_in_sight(const struct session *session)
+{
+	return session->device == 0 || mount_point_device(session->mount_point) == session->device;
+}
+
+/* False: it is in use still. */
+static bool unmount_at_a_signal(const struct session *session)
+{
+	if (!is_in_sight(session)) {
+		log_line("told to end while something is open, and out of sight: that fails from now on");
+		return false;
+	}
+	if (mount_point_unmount(session->mount_point, false))
+		return true;
+	log_line("told to end while something is open: that fails from now on");
+	write_back(session->mount_point);
+	(void)mount_point_unmount(session->mount_point, true); /* if it can't be, it stays as a dead one */
+	return false;
+}
+
 static void *wait_for_signals(void *opaque)
 {
 	struct session *session = opaque;
@@ -116,14 +140,9 @@ static void *wait_for_signals(void *opaque)
 	(void)sigwait(&signals, &number);
 	if (session->is_over)
 		return NULL;
-	if (mount_point_unmount(session->mount_point, false)) {
+	if (unmount_at_a_signal(session))
 		for (long waited_ms = 0; !session->is_over && waited_ms < GOODBYE_MS; waited_ms += WAKE_STEP_MS)
 			sleep_ms(WAKE_STEP_MS);
-	} else {
-		log_line("told to end while something is open: that fails from now on");
-		write_back(session->mount_point);
-		(void)mount_point_unmount(session->mount_point, true); /* if it can't be, it stays as a dead one */
-	}
 	end_loop(session);
 	return NULL;
 }
@@ -216,9 +235,34 @@ static int mount_it(struct session *session, struct failure *failure)
 	fuse_opt_free_args(&arguments);
 	if (error == 0 && fuse_session_mount(session->fuse, session->mount_point) != 0)
 		error = fail(failure, -EIO, "mounting on %s: FUSE can't", session->mount_point);
-	if (error == 0)
+	if (error == 0) {
+		session->device = mount_point_device(session->mount_point);
 		error = fuse_wire_attach(session->fuse, failure);
+	}
 	return error;
+}
+
+/*
+ * libfuse unmounts by name whatever is there, unless it sees that its device is without a mount. A pipe that nobody reads
+ * looks like that; the device is closed by what takes its number.
+ */
+static void hide_from_libfuse(struct fuse_session *fuse)
+{
+	int ends[2];
+
+	if (fuse_session_fd(fuse) < 0 || pipe2(ends, O_CLOEXEC) < 0)
+		return;
+	(void)close(ends[0]);
+	(void)dup3(ends[1], fuse_session_fd(fuse), O_CLOEXEC);
+	(void)close(ends[1]);
+}
+
+static void end_fuse(struct session *session)
+{
+	if (!is_in_sight(session))
+		hide_from_libfuse(session->fuse);
+	fuse_session_unmount(session->fuse); /* if it was mounted, and is still */
+	fuse_session_destroy(session->fuse);
 }
 
 /* ---- serving ---- */
@@ -296,10 +340,8 @@ int session_run(const struct fs_options *options, const char *mount_point, bool 
 		error = mount_it(&session, failure);
 	if (error == 0)
 		error = serve_and_end(&session, failure);
-	if (session.fuse != NULL) {
-		fuse_session_unmount(session.fuse); /* if it was mounted, and is still */
-		fuse_session_destroy(session.fuse);
-	}
+	if (session.fuse != NULL)
+		end_fuse(&session);
 	tree_close(session.mount.tree);
 	return error;
 }

@@ -274,6 +274,25 @@ exec 7>&-
 wherry export live live.img --progress=none
 expect_equal "not synced" "$(head -c 10 live.img)"
 
+say "told to end: what others have mounted there stays, below it and in its place"
+mount_at "$WORK/theirs" -t tmpfs below
+start_fs "$WORK/theirs"
+exec 7<"$WORK/theirs/live/disk.raw"
+kill "$FS_PID"
+finish "$FS_PID" || die "status $? after SIGTERM, with a mount below"
+exec 7<&-
+expect_equal below "$(findmnt -n -o SOURCE --mountpoint "$WORK/theirs")"
+start_fs "$WORK/theirs"
+exec 7<"$WORK/theirs/live/disk.raw"
+umount --lazy "$WORK/theirs"
+mount_at "$WORK/theirs" -t tmpfs over
+kill "$FS_PID"
+finish "$FS_PID" || die "status $? after SIGTERM, with a mount in its place"
+exec 7<&-
+expect_equal "below over" "$(findmnt -n -o SOURCE --mountpoint "$WORK/theirs" | xargs)"
+umount "$WORK/theirs"
+unmount "$WORK/theirs"
+
 say "in the background; the mount of one that was killed is taken away"
 odd="$WORK/a folder, oddly \\named"
 mkdir "$odd"
