@@ -30,3 +30,41 @@ CRASH_BELIEVES_WRITES=1 "$WHERRY_TEST_TOOLS/fs_crash" 10 "$WHERRY_TEST_SEED" $((
 	>control 2>&1 || status=$?
 expect_equal 1 $status "status of the control: $(cat control)"
 grep -q "after a kill, sector" control
+
+say "killed while many read the same small pieces of an image: it is gone, and nobody waits for it"
+head -c 64M /dev/urandom >image.img
+sync_disk image.img web01
+cat >read_pieces.py <<'END'
+import os, random, sys
+for reader in range(24):
+    if os.fork() == 0:
+        pieces, pages = random.Random(1), random.Random(reader)  # the same pieces at the same time, other pages of them
+        try:
+            fd = os.open(sys.argv[1], os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+            while True:
+                piece = pieces.randrange(1024) * 65536
+                for _ in range(4):
+                    os.pread(fd, 4096, piece + pages.randrange(16) * 4096)
+        except OSError:
+            os._exit(0)
+for reader in range(24):
+    os.wait()
+END
+is_gone() {
+	[[ ! -d /proc/$1 || $(cut -d' ' -f3 "/proc/$1/stat") == Z && $(ls "/proc/$1/task") == "$1" ]]
+}
+for pause in 0.15 0.2 0.25 0.3 0.2 0.15; do
+	start_fs "$MNT" -o ro,cache=16M
+	start python3 read_pieces.py "$MNT/web01/images/1/disk.raw"
+	readers=$PID
+	sleep $pause
+	kill -KILL "$FS_PID"
+	(wait_until 10 is_gone "$FS_PID") || {
+		umount --force "$MNT"
+		die "it can't be killed"
+	}
+	finish "$FS_PID" || true
+	finish "$readers"
+	umount "$MNT"
+done
