@@ -357,16 +357,26 @@ static int known_error(int code)
 	return -EIO;
 }
 
+/* What it says may end on a terminal, and it may have been taken over. */
+static void make_harmless(char *text)
+{
+	for (; *text != '\0'; text++)
+		if ((unsigned char)*text < ' ' || *text == '\177')
+			*text = '?';
+}
+
 static int fail_of_answer(const struct ext_link *link, const struct exchange *exchange, const struct ext_answer *answer,
 			  struct failure *failure)
 {
-	int text_bytes =
-		answer->payload_bytes > FAILURE_MESSAGE_BYTES ? FAILURE_MESSAGE_BYTES : (int)answer->payload_bytes;
+	size_t text_bytes = answer->payload_bytes < FAILURE_MESSAGE_BYTES ? answer->payload_bytes : FAILURE_MESSAGE_BYTES - 1;
+	char text[FAILURE_MESSAGE_BYTES];
 
 	if (exchange->source_failure.code < 0) /* the cause of it all, most likely */
 		return fail_from(failure, &exchange->source_failure);
-	return fail(failure, known_error(answer->error), "%s: %.*s", link->what, text_bytes,
-		    (const char *)link->payload);
+	memcpy(text, link->payload, text_bytes);
+	text[text_bytes] = '\0';
+	make_harmless(text);
+	return fail(failure, known_error(answer->error), "%s: %s", link->what, text);
 }
 
 static int take_answer(const struct ext_link *link, const struct ext_answer *answer, struct ext_reply *ret_reply,
