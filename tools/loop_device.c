@@ -73,3 +73,14 @@ int loop_device_attach(const struct loop_file *file, int *ret_fd, char ret_node[
 	}
 	return fail(failure, -EBUSY, LOOP_CONTROL ": others take every device first");
 }
+
+bool loop_device_is_of_another(const char *node, const char *name)
+{
+	AUTO_CLOSE int fd = open(node, O_RDONLY | O_CLOEXEC);
+	struct loop_info64 info;
+
+	if (fd < 0 || ioctl(fd, LOOP_GET_STATUS64, &info) < 0)
+		return false;
+	/* longer names are cut off */
+	return strncmp((const char *)info.lo_file_name, name, sizeof(info.lo_file_name) - 1) != 0;
+}

@@ -8,6 +8,7 @@
 #ifndef WHERRY_TOOLS_LOOP_DEVICE_H
 #define WHERRY_TOOLS_LOOP_DEVICE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/failure.h"
@@ -24,5 +25,8 @@ struct loop_file {
 };
 /* Root. */
 int loop_device_attach(const struct loop_file *file, int *ret_fd, char ret_node[LOOP_NODE_BYTES], struct failure *failure);
+
+/* Whether it has a file of another name by now: what was free may be somebody else's. False where that can't be told, as when its file's server is dead. */
+bool loop_device_is_of_another(const char *node, const char *name);
 
 #endif

@@ -379,6 +379,9 @@ static int find_target(const struct mount_record *record, struct mounted *ret_mo
 		return error;
 	/* what a mount is of is known by its source: for some types the number of the device is not that of the mount */
 	*ret_is_ours = strcmp(ret_mounted->source, record->device != NULL ? record->device : record->reference) == 0;
+	/* a loop device that was unmounted by hand is free, and may have been given to another's file, mounted here as well */
+	if (*ret_is_ours && record->via == VIA_LOOP && record->device != NULL && loop_device_is_of_another(record->device, record->reference))
+		*ret_is_ours = false;
 	return 0;
 }
 

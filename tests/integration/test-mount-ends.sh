@@ -63,6 +63,24 @@ unmount mnt
 umount_ok mnt
 nothing_left
 
+say "unmounted by hand, and somebody else's loop device of the same number is mounted there: stays"
+mount_ok web01@1 mnt --via loop
+device=$(findmnt -n -o SOURCE --mountpoint "$WORK/mnt")
+umount mnt
+wait_until 10 eval '[[ -z $(servers) ]]'
+truncate -s 16M theirs.img
+mke2fs -q -F -t ext4 theirs.img
+if losetup "$device" theirs.img 2>/dev/null; then # nobody was quicker
+	loop_devices+=("$device")
+	mount_at mnt "$device"
+	expect_error "mnt: $device is mounted there already" wherry mount web01@1 mnt --via loop
+	expect_error "mnt: $device is mounted there, and not by wherry" wherry umount mnt
+	expect_equal "$device" "$(findmnt -n -o SOURCE --mountpoint "$WORK/mnt")"
+	unmount mnt
+	detach_loop "$device"
+fi
+nothing_left
+
 say "the server is killed"
 expect_exit 0 wherry clone web01@1 copy
 mount_ok copy mnt --rw --via loop
