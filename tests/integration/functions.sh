@@ -525,13 +525,24 @@ attach_loop() {
 
 # detach_loop DEVICE: one of ours only.
 detach_loop() {
-	local device kept=()
+	local device file kept=()
 	[[ " ${loop_devices[*]} " == *" $1 "* ]] || die "$1 is none that this test attached"
+	file=$(_loop_file "$1")
 	losetup --detach "$1"
+	wait_until 30 _loop_is_off "$1" "$file"
 	for device in "${loop_devices[@]}"; do
 		[[ $device == "$1" ]] || kept+=("$device")
 	done
 	loop_devices=("${kept[@]}")
+}
+
+# Whoever has a mount namespace of his own has copies of all mounts in it, those of tests that run at the same time too. As long as he lives a file system is
+# not unmounted, whatever umount says, and part of it only in its journal.
+_loop_file() {
+	losetup --noheadings --output BACK-FILE "$1" 2>/dev/null || true
+}
+_loop_is_off() {
+	[[ $(_loop_file "$1") != "$2" ]]
 }
 
 # mount_at DIRECTORY MOUNT-ARGUMENT…: makes the directory and mounts there.
@@ -546,10 +557,13 @@ mount_at() {
 
 # unmount DIRECTORY: one of ours only.
 unmount() {
-	local directory mount_point kept=()
+	local directory mount_point device file="" kept=()
 	directory=$(realpath "$1")
 	[[ " ${mount_points[*]} " == *" $directory "* ]] || die "$1 is none that this test mounted"
+	device=$(findmnt -n -o SOURCE --mountpoint "$directory" | tail -n 1)
+	[[ $device != /dev/loop* || $(losetup --noheadings --output AUTOCLEAR "$device" 2>/dev/null) -ne 1 ]] || file=$(_loop_file "$device")
 	umount "$directory"
+	[[ -z $file ]] || wait_until 30 _loop_is_off "$device" "$file"
 	for mount_point in "${mount_points[@]}"; do
 		[[ $mount_point == "$directory" ]] || kept+=("$mount_point")
 	done
