@@ -43,6 +43,7 @@ mkfifo kernel/fifo
 mknod kernel/zero c 1 5
 setfattr -n user.note -v "of one file" kernel/hollow
 setfacl -m u:$USER_ID:r kernel/random
+setfacl -m u:$USER_ID:rx kernel
 truncate -s 200M kernel/sparse
 printf end | dd of=kernel/sparse bs=1 seek=$((200 << 20)) conv=notrunc status=none
 touch -d 2050-01-02T03:04:05.123456789Z kernel/future
@@ -172,6 +173,14 @@ user $((USER_ID - 1)) ls "$files" >/dev/null
 expect_equal "uid=$USER_ID" "$(user $USER_ID "$files/setuid" | grep -o "^uid=[0-9]*")" "set-user-ID is not obeyed"
 stop_fs "$MNT"
 unmount_partition kernel
+
+say "an image's ACL lets nobody in where it is mounted"
+start_fs "$MNT" -o allow_other,umask=007,root=web01/images/latest/files/2
+for command in "ls $MNT" "cat $MNT/random"; do
+	! user $USER_ID $command >/dev/null 2>&1 || die "somebody with a right in the image can: $command"
+done
+ls "$MNT" >/dev/null
+stop_fs "$MNT"
 
 say "who isn't root mounts for himself, and reads all of it; root doesn't get in"
 chown -R $USER_ID:$USER_ID "$WHERRY_STORE"
