@@ -160,9 +160,15 @@ int origin_open(struct tree *tree, struct origin *origin, struct pooled_disk **r
 
 int origin_close(struct tree *tree, struct origin *origin, struct pooled_disk *pooled, struct failure *failure)
 {
-	int error = disk_pool_release(tree->pool, pooled, failure);
+	struct failure cause = {.code = 0};
+	int error = disk_pool_release(tree->pool, pooled, &cause);
 
 	origin->open_count--;
+	if (error == 0)
+		return 0;
+	if (failure == NULL) /* who has just looked may be the last one to close what somebody else has written to */
+		notice(tree->options.notices, NOTICE_WARNING, "%s", cause.message);
+	(void)fail_from(failure, &cause);
 	return error;
 }
 
