@@ -17,8 +17,10 @@
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/units.h"
 
-enum { BUSY_WAIT_MS = 2000, BUSY_STEP_MS = 50, DOING_BYTES = 256 };
+enum { BUSY_STEP_MS = 50, DOING_BYTES = 256 };
+#define BUSY_WAIT_SECONDS 2.0
 
 enum state { STATE_OPENING, STATE_OPEN, STATE_CLOSING };
 
@@ -56,16 +58,18 @@ void disk_pool_free(struct disk_pool *pool)
 
 /*
  * An image of a disk that nobody has open, a flush of what a killed server left: such work has the disk for a moment,
- * and who comes just then is better served a moment later than refused.
+ * and who comes just then is better served a moment later than refused. That is counted from when he came: who has waited for
+ * another's attempt asks once more, or all who want a disk that stays busy would wait one after the other.
  */
 static int open_patiently(struct store *store, const struct store_reference *reference,
-			  const struct disk_options *options, struct disk **ret_disk, struct failure *failure)
+			  const struct disk_options *options, double came_at, struct disk **ret_disk,
+			  struct failure *failure)
 {
-	for (unsigned waited_ms = 0;; waited_ms += BUSY_STEP_MS) {
+	for (;;) {
 		struct failure cause = {.code = 0};
 		int error = disk_open(store, reference, options, ret_disk, &cause);
 
-		if (error != -EBUSY || waited_ms >= BUSY_WAIT_MS)
+		if (error != -EBUSY || units_monotonic_seconds() - came_at >= BUSY_WAIT_SECONDS)
 			return error < 0 ? fail_from(failure, &cause) : 0;
 		(void)nanosleep(&(struct timespec){.tv_nsec = BUSY_STEP_MS * 1000000L},
 				NULL); /* woken early: asks again */
@@ -73,7 +77,7 @@ static int open_patiently(struct store *store, const struct store_reference *ref
 }
 
 static int open_disk(struct disk_pool *pool, const struct store_reference *reference, enum pool_mode mode,
-		     struct disk **ret_disk, struct failure *failure)
+		     double came_at, struct disk **ret_disk, struct failure *failure)
 {
 	const struct disk_pool_options *ours = &pool->options;
 	char doing[DOING_BYTES];
@@ -85,12 +89,12 @@ static int open_disk(struct disk_pool *pool, const struct store_reference *refer
 	options.write = reference->which == STORE_LIVE && (mode == POOL_WRITE || mode == POOL_WRITE_OR_READ);
 	if (ours->store_is_read_only && mode == POOL_WRITE_OR_READ)
 		options.write = false;
-	error = open_patiently(ours->store, reference, &options, ret_disk, &cause);
+	error = open_patiently(ours->store, reference, &options, came_at, ret_disk, &cause);
 	if (error < 0 && options.write && mode == POOL_WRITE_OR_READ && (error == -EPERM || error == -EROFS)) {
 		notice(ours->notices, NOTICE_WARNING, "read-only: %s", cause.message);
 		options.write = false;
 		failure_clear(&cause);
-		error = open_patiently(ours->store, reference, &options, ret_disk, &cause);
+		error = open_patiently(ours->store, reference, &options, came_at, ret_disk, &cause);
 	}
 	if (error < 0)
 		(void)fail_from(failure, &cause);
@@ -98,9 +102,9 @@ static int open_disk(struct disk_pool *pool, const struct store_reference *refer
 }
 
 static int fill(struct disk_pool *pool, struct pooled_disk *pooled, const struct store_reference *reference,
-		enum pool_mode mode, struct failure *failure)
+		enum pool_mode mode, double came_at, struct failure *failure)
 {
-	int error = open_disk(pool, reference, mode, &pooled->disk, failure);
+	int error = open_disk(pool, reference, mode, came_at, &pooled->disk, failure);
 
 	if (error < 0 || mode != POOL_OVERLAY)
 		return error;
@@ -133,7 +137,7 @@ static void drop_locked(struct disk_pool *pool, struct pooled_disk *pooled)
 
 /* With the lock; gives it up while it works. */
 static int open_locked(struct disk_pool *pool, const char *key, const struct store_reference *reference,
-		       enum pool_mode mode, struct pooled_disk **ret_pooled, struct failure *failure)
+		       enum pool_mode mode, double came_at, struct pooled_disk **ret_pooled, struct failure *failure)
 {
 	struct pooled_disk *pooled = calloc(1, sizeof(*pooled));
 	int error;
@@ -145,7 +149,7 @@ static int open_locked(struct disk_pool *pool, const char *key, const struct sto
 	pooled->next = pool->disks;
 	pool->disks = pooled;
 	(void)pthread_mutex_unlock(&pool->lock);
-	error = fill(pool, pooled, reference, mode, failure);
+	error = fill(pool, pooled, reference, mode, came_at, failure);
 	(void)pthread_mutex_lock(&pool->lock);
 	if (error < 0) {
 		drop_locked(pool, pooled);
@@ -161,6 +165,7 @@ static int open_locked(struct disk_pool *pool, const char *key, const struct sto
 int disk_pool_acquire(struct disk_pool *pool, const char *key, const struct store_reference *reference,
 		      enum pool_mode mode, struct pooled_disk **ret_pooled, struct failure *failure)
 {
+	double came_at = units_monotonic_seconds();
 	struct pooled_disk *pooled;
 
 	assert(mode != POOL_OVERLAY || reference->which != STORE_LIVE);
@@ -171,7 +176,7 @@ int disk_pool_acquire(struct disk_pool *pool, const char *key, const struct stor
 	while ((pooled = find_locked(pool, key)) != NULL && pooled->state != STATE_OPEN)
 		(void)pthread_cond_wait(&pool->changed, &pool->lock);
 	if (pooled == NULL)
-		return open_locked(pool, key, reference, mode, ret_pooled, failure);
+		return open_locked(pool, key, reference, mode, came_at, ret_pooled, failure);
 	pooled->users++;
 	*ret_pooled = pooled;
 	return 0;

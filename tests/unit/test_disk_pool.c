@@ -244,6 +244,39 @@ static void who_wants_another_one_does_not_wait(void **state)
 	assert_null(result);
 }
 
+static void *is_refused(void *opaque)
+{
+	struct store_reference reference;
+	struct pooled_disk *pooled;
+
+	if (store_parse_reference(opaque, &reference, NULL) != 0)
+		return opaque;
+	return disk_pool_acquire(pool, opaque, &reference, POOL_READ, &pooled, NULL) == -EBUSY ? NULL : opaque;
+}
+
+static void who_wants_a_busy_one_waits_no_longer_because_others_do(void **state)
+{
+	char name[] = "one";
+	struct disk_options options = {.doing = "another", .cache = cache};
+	struct store_reference reference;
+	pthread_t threads[THREADS];
+	struct disk *disk;
+	double began = units_monotonic_seconds();
+	void *result;
+
+	(void)state;
+	assert_int_equal(store_parse_reference(name, &reference, NULL), 0);
+	assert_int_equal(disk_open(store, &reference, &options, &disk, NULL), 0);
+	for (unsigned i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, is_refused, name), 0);
+	for (unsigned i = 0; i < THREADS; i++) {
+		assert_int_equal(pthread_join(threads[i], &result), 0);
+		assert_null(result);
+	}
+	assert_true(units_monotonic_seconds() - began < 5); /* 2 for one; 12 for one after the other */
+	assert_int_equal(disk_close(disk, NULL), 0);
+}
+
 int main(void)
 {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
@@ -254,6 +287,7 @@ int main(void)
 		TEST(a_failure_leaves_nothing_behind),
 		TEST(who_comes_while_it_opens_waits_and_shares),
 		TEST(who_wants_another_one_does_not_wait),
+		TEST(who_wants_a_busy_one_waits_no_longer_because_others_do),
 	};
 #undef TEST
 	return cmocka_run_group_tests(tests, NULL, NULL);
