@@ -2,7 +2,7 @@
 /*
  * A disk has a few partitions and logical volumes, one of which is what people mean by "its files". Which one is found out by reading: a file system with
  * etc/os-release in it is the root of an operating system, wherever it lies and whatever it is called. It is read as wherryfs reads it, by a parser in
- * a sandbox: nothing of a disk that may be anybody's is interpreted here.
+ * a sandbox. Where partitions lie and what type they are of is all that is interpreted here of a disk that may be anybody's.
  */
 #include "tools/mount_find.h"
 
