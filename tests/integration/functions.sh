@@ -529,7 +529,7 @@ detach_loop() {
 	[[ " ${loop_devices[*]} " == *" $1 "* ]] || die "$1 is none that this test attached"
 	file=$(_loop_file "$1")
 	losetup --detach "$1"
-	wait_until 30 _loop_is_off "$1" "$file"
+	wait_until 120 _loop_is_off "$1" "$file"
 	for device in "${loop_devices[@]}"; do
 		[[ $device == "$1" ]] || kept+=("$device")
 	done
@@ -563,7 +563,7 @@ unmount() {
 	device=$(findmnt -n -o SOURCE --mountpoint "$directory" | tail -n 1)
 	[[ $device != /dev/loop* || $(losetup --noheadings --output AUTOCLEAR "$device" 2>/dev/null) -ne 1 ]] || file=$(_loop_file "$device")
 	umount "$directory"
-	[[ -z $file ]] || wait_until 30 _loop_is_off "$device" "$file"
+	[[ -z $file ]] || wait_until 120 _loop_is_off "$device" "$file"
 	for mount_point in "${mount_points[@]}"; do
 		[[ $mount_point == "$directory" ]] || kept+=("$mount_point")
 	done
